@@ -1,0 +1,273 @@
+#include "adapter/peft_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "base/limits.h"
+#include "format/json.h"
+
+namespace lego::peft {
+namespace {
+
+Error bad(std::string detail) { return {Code::badConfig, std::move(detail), {}, {}, {}}; }
+
+/// Reads fields of one object; remembers the first that has the wrong type.
+class Fields {
+ public:
+  explicit Fields(const Json& object) : object_(object) {}
+
+  const Json* find(const char* name) const {
+    const auto it = object_.find(name);
+    return it == object_.end() || it->is_null() ? nullptr : &*it;
+  }
+  bool flag(const char* name) {
+    const Json* value = find(name);
+    if (!value) return false;
+    if (!value->is_boolean()) return wrong(name, "true or false"), false;
+    return *value->get_ptr<const bool*>();
+  }
+  std::string text(const char* name, const char* fallback = "") {
+    const Json* value = find(name);
+    if (!value) return fallback;
+    if (!value->is_string()) return wrong(name, "a string"), fallback;
+    return *value->get_ptr<const std::string*>();
+  }
+  double number(const char* name, double fallback) {
+    const Json* value = find(name);
+    if (!value) return fallback;
+    if (!value->is_number() || !std::isfinite(value->get<double>())) return wrong(name, "a number"), fallback;
+    return value->get<double>();
+  }
+  /// True where a list or an object has something in it, or another value is neither null nor false.
+  bool isSet(const char* name) const {
+    const Json* value = find(name);
+    if (!value) return false;
+    if (value->is_structured()) return !value->empty();
+    return !(value->is_boolean() && !*value->get_ptr<const bool*>());
+  }
+  void wrong(const std::string& name, const std::string& expected) {
+    if (problem.empty()) problem = "the field " + shownName(name) + " must be " + expected;
+  }
+
+  std::string problem;
+
+ private:
+  const Json& object_;
+};
+
+/// A rank as the config may write it: an integer of any JSON spelling, such as 8 or 8.0.
+std::optional<uint64_t> asRank(double value) {
+  if (value < 0 || value > static_cast<double>(limits::kFactorSide) || value != std::floor(value))
+    return std::nullopt;
+  return static_cast<uint64_t>(value);
+}
+
+template <typename Value, typename Read>
+Status readPatterns(Fields& fields, const char* name, std::vector<std::pair<Pattern, Value>>& patterns,
+                    Read read) {
+  const Json* object = fields.find(name);
+  if (!object) return {};
+  if (!object->is_object()) return fields.wrong(name, "an object"), Status();
+  for (const auto& [key, value] : object->items()) {
+    auto pattern = Pattern::compile(key);
+    if (!pattern) return pattern.error();
+    const std::optional<Value> number = value.is_number() ? read(value.template get<double>()) : std::nullopt;
+    if (!number) return bad("the pattern " + shownName(key) + " of " + name + " has no valid number");
+    patterns.emplace_back(std::move(*pattern), *number);
+  }
+  return {};
+}
+
+// Settings that change what the factors mean, with what would be lost. Any value but null, false or empty
+// counts.
+constexpr std::pair<const char*, const char*> kUnsupportedSettings[] = {
+    {"use_dora", "DoRA: its magnitudes need the base model's norms"},
+    {"lora_bias", "biases of lora_B (lora_bias)"},
+    {"modules_to_save", "fully trained modules (modules_to_save)"},
+    {"target_parameters", "pairs shared by the experts of a mixture (target_parameters)"},
+    {"trainable_token_indices", "separately trained token embeddings (trainable_token_indices)"},
+    {"alora_invocation_tokens", "activated LoRA: it acts only after its invocation tokens"},
+    {"use_qalora", "QALoRA: its factors act on pooled inputs"},
+    {"kasa_config", "KaSA: its delta is no plain product of two factors"},
+    {"arrow_config", "Arrow: its adapters are routed per token"},
+    {"monteclora_config", "MonteCLoRA: its delta is no plain product of two factors"},
+    {"velora_config", "VeLoRA: its delta is no plain product of two factors"},
+    {"bdlora_config", "BD-LoRA: its factors are block-diagonal"},
+};
+
+/// The suffixes that choose the adapter's modules, if the config chose them by suffix alone.
+std::optional<std::vector<std::string>> readTargets(const Fields& fields) {
+  const Json* targets = fields.find("target_modules");
+  if (!targets || !targets->is_array() || fields.isSet("exclude_modules") ||
+      fields.isSet("layers_to_transform"))
+    return std::nullopt;
+  std::vector<std::string> suffixes;
+  for (const Json& target : *targets) {
+    const auto* name = target.get_ptr<const std::string*>();
+    if (!name || name->find('.') != std::string::npos) return std::nullopt;
+    suffixes.push_back(*name);
+  }
+  return suffixes;
+}
+
+}  // namespace
+
+uint64_t Config::rankOf(std::string_view path) const {
+  for (const auto& [pattern, rank] : rankPattern) {
+    if (pattern.matches(path)) return rank;
+  }
+  return info.rank;
+}
+
+double Config::alphaOf(std::string_view path) const {
+  for (const auto& [pattern, alpha] : alphaPattern) {
+    if (pattern.matches(path)) return alpha;
+  }
+  return info.alpha;
+}
+
+Result<Config> readConfig(std::string_view text) {
+  if (text.size() > limits::kConfigBytes)
+    return bad("the config is longer than " + std::to_string(limits::kConfigBytes) + " bytes");
+  const auto json = parseJson(text, Code::badConfig);
+  if (!json) return json.error();
+  if (!json->is_object()) return bad("the config is no JSON object");
+  Fields fields(*json);
+
+  const std::string type = fields.text("peft_type");
+  if (fields.problem.empty() && type != "LORA") {
+    return Error{Code::unsupportedAdapter,
+                 "the config's peft_type is " + shownName(type) + "; only LORA can be merged",
+                 {},
+                 {},
+                 {}};
+  }
+  Config config;
+  config.info.baseModel = fields.text("base_model_name_or_path");
+  config.info.taskType = fields.text("task_type");
+  config.info.revision = fields.text("revision");
+  config.info.fanInFanOut = fields.flag("fan_in_fan_out");
+  config.info.rslora = fields.flag("use_rslora");
+  config.info.targetSuffixes = readTargets(fields);
+
+  // PEFT's own defaults are r = 8 and lora_alpha = 8.
+  const auto rank = asRank(fields.number("r", 8));
+  if (!rank) fields.wrong("r", "a whole number");
+  config.info.rank = rank.value_or(0);
+  config.info.alpha = fields.number("lora_alpha", 8);
+  if (Status read = readPatterns(fields, "rank_pattern", config.rankPattern, asRank); !read)
+    return read.error();
+  const auto asAlpha = [](double alpha) {
+    return std::isfinite(alpha) ? std::optional(alpha) : std::nullopt;
+  };
+  if (Status read = readPatterns(fields, "alpha_pattern", config.alphaPattern, asAlpha); !read)
+    return read.error();
+
+  for (const auto& [name, reason] : kUnsupportedSettings) {
+    if (fields.isSet(name)) config.unsupported.push_back({{}, reason});
+  }
+  if (const Json* init = fields.find("init_lora_weights");
+      init && init->is_string() && *init->get_ptr<const std::string*>() != "gaussian") {
+    config.notices.push_back(
+        "was initialised by " + shownName(*init->get_ptr<const std::string*>()) +
+        ": its delta may be relative to a modified base model, unless it was converted when it was saved");
+  }
+  if (!fields.problem.empty()) return bad(fields.problem);
+  const bool zeroInPattern =
+      std::ranges::any_of(config.rankPattern, [](const auto& entry) { return entry.second == 0; });
+  if (config.info.rank == 0 || zeroInPattern)
+    return Error{Code::rankZero, "the config's rank is zero", {}, {}, {}};
+  return config;
+}
+
+namespace {
+
+/// Whether the pattern that consists of `key` as it stands matches `path`: its dots match any byte.
+bool keyMatches(std::string_view key, std::string_view path) {
+  if (key.size() > path.size()) return false;
+  const size_t at = path.size() - key.size();
+  if (at > 0 && path[at - 1] != '.') return false;
+  for (size_t i = key.size(); i-- > 0;) {
+    if (key[i] != '.' && key[i] != path[at + i]) return false;
+  }
+  return true;
+}
+
+/// A path as a regular expression. PEFT's own files leave dots as they are, and readers that compare keys
+/// as plain text rely on that.
+std::string asPattern(const std::string& path, bool escapeDots) {
+  std::string key;
+  for (const char c : path) {
+    if (c == '.' ? escapeDots : std::string_view("\\^$*+?()[]{}|").find(c) != std::string_view::npos)
+      key += '\\';
+    key += c;
+  }
+  return key;
+}
+
+/// The modules that need an entry of their own, in an order in which each path meets its own entry first:
+/// those whose rank is not `common`, and those that an entry for another would catch.
+std::vector<const MergedModule*> patternEntries(const std::vector<MergedModule>& modules, uint64_t common) {
+  std::vector<const MergedModule*> odd, entries;
+  for (const auto& module : modules) {
+    if (module.rank != common) odd.push_back(&module);
+  }
+  for (const auto& module : modules) {
+    const auto catches = [&](const MergedModule* other) { return keyMatches(other->path, module.path); };
+    if (module.rank != common || std::ranges::any_of(odd, catches)) entries.push_back(&module);
+  }
+  std::ranges::stable_sort(entries, [](auto* x, auto* y) { return x->path.size() > y->path.size(); });
+  return entries;
+}
+
+}  // namespace
+
+std::string writeConfig(const AdapterInfo& info, const std::vector<MergedModule>& modules) {
+  std::map<uint64_t, size_t> counts;
+  for (const auto& module : modules) ++counts[module.rank];
+  uint64_t common = 0;
+  for (const auto& [rank, count] : counts) {
+    if (common == 0 || count > counts[common]) common = rank;
+  }
+  const auto entries = patternEntries(modules, common);
+  const bool misleading = std::ranges::any_of(entries, [&](const MergedModule* module) {
+    const auto first =
+        std::ranges::find_if(entries, [&](auto* entry) { return keyMatches(entry->path, module->path); });
+    return *first != module && (*first)->rank != module->rank;
+  });
+  Json ranks = Json::object();
+  for (const MergedModule* module : entries) ranks[asPattern(module->path, misleading)] = module->rank;
+
+  Json targets = Json::array();
+  if (info.targetSuffixes) {
+    for (const auto& suffix : *info.targetSuffixes) targets.push_back(suffix);
+  } else {
+    for (const auto& module : modules) targets.push_back(module.path);
+  }
+
+  const auto textOrNull = [](const std::string& text) { return text.empty() ? Json() : Json(text); };
+  Json config = Json::object();
+  config["alpha_pattern"] = ranks;
+  config["auto_mapping"] = nullptr;
+  config["base_model_name_or_path"] = textOrNull(info.baseModel);
+  config["bias"] = "none";
+  config["fan_in_fan_out"] = info.fanInFanOut;
+  config["inference_mode"] = true;
+  config["init_lora_weights"] = true;
+  config["lora_alpha"] = common;
+  config["lora_bias"] = false;
+  config["lora_dropout"] = 0.0;
+  config["modules_to_save"] = nullptr;
+  config["peft_type"] = "LORA";
+  config["r"] = common;
+  config["rank_pattern"] = ranks;
+  config["revision"] = textOrNull(info.revision);
+  config["target_modules"] = targets;
+  config["task_type"] = textOrNull(info.taskType);
+  config["use_dora"] = false;
+  config["use_rslora"] = false;
+  return config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace lego::peft

@@ -1,0 +1,27 @@
+// What a container's header says: a table of tensors. The same for every container format.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensor/dtype.h"
+
+namespace lego {
+
+/// One tensor of a file. `begin` and `end` are byte offsets in the whole file.
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::F32;
+  std::vector<uint64_t> shape;
+  uint64_t begin = 0;
+  uint64_t end = 0;
+};
+
+struct Header {
+  std::vector<TensorInfo> tensors;                            ///< in file order
+  std::vector<std::pair<std::string, std::string>> metadata;  ///< in the header's order
+};
+
+}  // namespace lego

@@ -1,0 +1,21 @@
+// JSON text as values, for small trusted-size documents; the library stays behind this header.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace lego {
+
+/// Keeps the order of keys, which PEFT's patterns depend on.
+using Json = nlohmann::ordered_json;
+
+/// Parses a whole document. Refuses, with `code`: invalid JSON or UTF-8, duplicate keys, nesting deeper
+/// than limits::kJsonDepth.
+Result<Json> parseJson(std::string_view text, Code code);
+
+/// A string as a JSON literal, quotes included. Invalid UTF-8 is replaced by U+FFFD.
+std::string jsonQuoted(const std::string& text);
+
+}  // namespace lego

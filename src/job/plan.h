@@ -1,0 +1,83 @@
+// What a merge will do, known before a single weight is read.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adapter/catalogue.h"
+#include "base/result.h"
+#include "job/recipe.h"
+#include "merge/registry.h"
+
+namespace lego {
+
+/// One adapter, as opened.
+struct AdapterFile {
+  std::string label;  ///< what the user calls it
+  std::string file;   ///< name of its tensor file, for messages
+  uint64_t fileSize = 0;
+  Catalogue catalogue;
+};
+
+/// One adapter's part in a module.
+struct PlannedSource {
+  uint32_t adapter = 0;       ///< index into the inputs
+  TensorInfo a, b;            ///< places in the adapter's file
+  uint64_t atA = 0, atB = 0;  ///< places in the batch's input buffer
+  uint32_t rank = 0;
+  double scale = 1;
+  double weight = 1;
+};
+
+struct PlannedModule {
+  std::string path;
+  ModuleKind kind = ModuleKind::Linear;
+  uint64_t in = 0, out = 0;
+  std::vector<PlannedSource> sources;  ///< by adapter
+  uint32_t units = 0;                  ///< P: sum of the sources' ranks
+  uint32_t rank = 0;                   ///< k
+  uint64_t seed = 0;
+  uint64_t inputBytes = 0;  ///< factor bytes of all sources
+  TensorInfo a, b;          ///< what is written: keys, shapes, places in the output file
+};
+
+/// A range of one adapter's file, and where in the batch's input buffer its bytes go.
+struct ReadRange {
+  uint32_t adapter = 0;
+  uint64_t offset = 0, length = 0, at = 0;
+};
+
+/// Modules that are read, merged and written together: the unit of I/O. Modules within a batch are
+/// independent of each other, so the result does not depend on how they are batched.
+struct PlannedBatch {
+  size_t firstModule = 0, endModule = 0;
+  std::vector<ReadRange> reads;             ///< by adapter and offset
+  uint64_t inputBytes = 0;                  ///< size of the input buffer
+  uint64_t outputBegin = 0, outputEnd = 0;  ///< range of the output file that the batch fills
+};
+
+struct Plan {
+  const MethodInfo* method = nullptr;
+  Recipe recipe;
+  Options options;
+  DType dtype = DType::F32;
+  std::vector<PlannedModule> modules;  ///< in file order
+  std::vector<PlannedBatch> batches;   ///< in file order
+  std::string header;                  ///< first bytes of the output's tensor file
+  std::string config;                  ///< text of the output's adapter_config.json
+  uint64_t inputBytes = 0;             ///< factor bytes that will be read
+  uint64_t outputBytes = 0;            ///< size of the output's tensor file
+  uint64_t peakBytes = 0;              ///< estimate of the memory that the merge takes at most
+  std::vector<std::string> notices;    ///< for people: what is left out, capped or doubtful
+};
+
+/// Checks that the adapters can be merged without loss, and lays out the work.
+/// `threads`: modules that are worked on at a time, for peakBytes.
+/// Errors: no_inputs, unknown_method, bad_option, bad_weights, bad_rank, rank_above_units, bad_dtype,
+/// unsupported_tensors, unsupported_adapter, shape_mismatch, layout_mismatch, no_common_module,
+/// size_overflow.
+Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recipe, size_t threads);
+
+}  // namespace lego

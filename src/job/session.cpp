@@ -1,0 +1,95 @@
+#include "job/session.h"
+
+#include "adapter/peft.h"
+#include "base/limits.h"
+#include "format/safetensors.h"
+
+namespace lego {
+namespace {
+
+Error inFile(Error error, const std::string& file) {
+  if (error.file.empty()) error.file = file;
+  return error;
+}
+
+}  // namespace
+
+Status Session::addAdapter(const AdapterNames& names, std::span<const std::byte> bytes, uint64_t fileSize,
+                           std::optional<std::string_view> configText) {
+  if (adapters_.size() == limits::kAdapters)
+    return Error{
+        Code::badOption, "more than " + std::to_string(limits::kAdapters) + " adapters", names.file, {}, {}};
+  const auto header = safetensors::readHeader(bytes, fileSize);
+  if (!header) return inFile(header.error(), names.file);
+  peft::Config config;
+  if (configText) {
+    auto read = peft::readConfig(*configText);
+    if (!read) return inFile(read.error(), names.configFile);
+    config = std::move(*read);
+  } else if (peft::hasFactors(*header)) {
+    return Error{Code::configMissing,
+                 "this is a PEFT adapter, whose scale stands in its adapter_config.json; give that file too",
+                 names.file,
+                 {},
+                 {}};
+  }
+  auto catalogue = peft::readAdapter(*header, config);
+  if (!catalogue) return inFile(catalogue.error(), names.file);
+  adapters_.push_back({names.label, names.file, fileSize, std::move(*catalogue)});
+  return {};
+}
+
+Status Session::makePlan(const Recipe& recipe) {
+  plan_.reset();
+  auto plan = lego::makePlan(adapters_, recipe, pool_.size());
+  if (!plan) return plan.error();
+  plan_ = std::move(*plan);
+  reports_.assign(plan_->modules.size(), {});
+  workspaces_.resize(pool_.size());
+  context_.begin(plan_->inputBytes);
+  return {};
+}
+
+Result<std::span<std::byte>> Session::input(uint64_t bytes) {
+  if (bytes > SIZE_MAX)
+    return Error{Code::outOfMemory,
+                 "a batch of " + std::to_string(bytes) + " bytes does not fit the address space",
+                 {},
+                 {},
+                 {}};
+  if (Status got = input_.reserve(static_cast<size_t>(bytes)); !got) return got.error();
+  return input_.span(static_cast<size_t>(bytes));
+}
+
+Result<std::span<const std::byte>> Session::run(size_t index) {
+  const PlannedBatch& batch = plan_->batches[index];
+  const uint64_t outputBytes = batch.outputEnd - batch.outputBegin;
+  if (input_.capacity() < batch.inputBytes)
+    return Error{Code::internal, "a batch was run before its input was read", {}, {}, {}};
+  if (outputBytes > SIZE_MAX)
+    return Error{Code::outOfMemory, "a batch's output does not fit the address space", {}, {}, {}};
+  if (Status got = output_.reserve(static_cast<size_t>(outputBytes)); !got) return got.error();
+  const auto part = [&](const TensorInfo& tensor) {
+    return std::span(output_.data() + (tensor.begin - batch.outputBegin),
+                     static_cast<size_t>(tensor.end - tensor.begin));
+  };
+  const size_t count = batch.endModule - batch.firstModule;
+  std::vector<std::optional<Error>> errors(count);
+  pool_.forEach(count, [&](size_t i, size_t thread) {
+    const PlannedModule& module = plan_->modules[batch.firstModule + i];
+    auto report = runStep(*plan_, module, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
+                          part(module.a), part(module.b), workspaces_[thread], context_);
+    if (!report) {
+      errors[i] = report.error();
+      return;
+    }
+    reports_[batch.firstModule + i] = std::move(*report);
+    context_.advance(module.inputBytes);
+  });
+  for (auto& error : errors) {
+    if (error) return std::move(*error);
+  }
+  return std::span<const std::byte>(output_.data(), static_cast<size_t>(outputBytes));
+}
+
+}  // namespace lego

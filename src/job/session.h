@@ -1,0 +1,68 @@
+// A merge from open files to written bytes, driven from outside: whoever holds it reads and writes.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/context.h"
+#include "base/parallel.h"
+#include "job/plan.h"
+#include "job/step.h"
+
+namespace lego {
+
+/// Names of an adapter's files, for messages.
+struct AdapterNames {
+  std::string label;
+  std::string file;
+  std::string configFile;
+};
+
+/// Use: addAdapter() for each input, makePlan(), then for each batch of the plan fill input() as its reads
+/// say and call run(). Not for use by two threads at once, but for context().
+class Session {
+ public:
+  /// `threads`: how many modules are worked on at a time, at least 1.
+  explicit Session(size_t threads) : pool_(threads) {}
+
+  /// Adds an adapter from the first safetensors::headerSize() bytes of its file and its config's text.
+  /// Errors: those of safetensors::readHeader, peft::readConfig and peft::readAdapter; config_missing.
+  Status addAdapter(const AdapterNames& names, std::span<const std::byte> header, uint64_t fileSize,
+                    std::optional<std::string_view> config);
+  std::span<const AdapterFile> adapters() const { return adapters_; }
+
+  /// Errors: those of lego::makePlan.
+  Status makePlan(const Recipe& recipe);
+  /// The plan, once made.
+  const Plan& plan() const { return *plan_; }
+
+  /// Memory for `bytes` of input; what it held is lost if it has to grow. Errors: out_of_memory.
+  Result<std::span<std::byte>> input(uint64_t bytes);
+
+  /// Merges a batch whose reads lie in input(). Returns the bytes of the output file from the batch's
+  /// outputBegin to its outputEnd; they stay valid until the next call.
+  /// Errors: those of runStep; of several modules, that of the first in file order.
+  Result<std::span<const std::byte>> run(size_t batch);
+
+  /// One per module of the plan; those of batches that have not run are empty.
+  std::span<const ModuleReport> reports() const { return reports_; }
+
+  size_t threads() const { return pool_.size(); }
+  Context& context() { return context_; }
+
+ private:
+  ThreadPool pool_;
+  Context context_;
+  std::vector<AdapterFile> adapters_;
+  std::optional<Plan> plan_;
+  Buffer<std::byte> input_, output_;
+  std::vector<Workspace> workspaces_;
+  std::vector<ModuleReport> reports_;
+};
+
+}  // namespace lego

@@ -1,0 +1,60 @@
+#include "merge/registry.h"
+
+#include <algorithm>
+
+#include "base/limits.h"
+#include "merge/cat.h"
+#include "merge/lego.h"
+#include "merge/svd.h"
+
+namespace lego {
+namespace {
+
+using Type = OptionInfo::Type;
+
+constexpr OptionInfo kLegoOptions[] = {
+    {"restarts", Type::Integer, "", 1, limits::kRestarts, 2,
+     "Independent k-means starts, each with a share of the local search; more find slightly better "
+     "clusters."},
+    {"parameter_reweight", Type::Choice, "linf|l2|off", 0, 0, 0,
+     "Scales each centroid to its members' mean norm: largest entry (published), Euclidean, or not at all."},
+    {"output_reweight", Type::Choice, "on|off", 0, 0, 0,
+     "Multiplies the result by sqrt(mean rank / k), against the variance that averaging loses."},
+    {"gauge", Type::Choice, "raw|balanced", 0, 0, 0,
+     "raw clusters units as stored (published); balanced first removes each unit's free scale and sign."},
+};
+
+constexpr MethodInfo kMethods[] = {
+    {"lego", MethodFamily::Mean,
+     "Clusters the ranks of all adapters and keeps the k reweighted cluster centres.",
+     "LoRA-LEGO, arXiv 2409.16167", true, GramPrecision::Single, kLegoOptions, mergeLego},
+    {"svd",
+     MethodFamily::ExactSum,
+     "Best approximation of rank k to the weighted sum of the adapters.",
+     "Eckart and Young 1936, through the P x P core",
+     true,
+     GramPrecision::Double,
+     {},
+     mergeSvd},
+    {"cat",
+     MethodFamily::ExactSum,
+     "Exact weighted sum of the adapters; the ranks add up.",
+     "PEFT add_weighted_adapter 'cat', without its extra scale",
+     false,
+     GramPrecision::Single,
+     {},
+     mergeCat},
+};
+
+}  // namespace
+
+std::span<const MethodInfo> methods() { return kMethods; }
+
+const MethodInfo* findMethod(std::string_view name) {
+  const auto method = std::ranges::find(kMethods, name, &MethodInfo::name);
+  return method == std::end(kMethods) ? nullptr : method;
+}
+
+const char* nameOf(MethodFamily family) { return family == MethodFamily::ExactSum ? "exact sum" : "mean"; }
+
+}  // namespace lego

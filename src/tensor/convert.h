@@ -1,0 +1,26 @@
+// Rows of factor elements to and from binary32. `convert` has the fast kernels, `*Ref` the readable truth;
+// both give the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tensor/dtype.h"
+
+namespace lego {
+
+/// Converts `count` elements of `dtype` (little-endian, any alignment) to binary32.
+/// F16, BF16 and F32 are exact; F64 rounds to nearest even, and to infinity beyond binary32.
+void toFloat(DType dtype, const std::byte* source, size_t count, float* target);
+void toFloatRef(DType dtype, const std::byte* source, size_t count, float* target);
+
+/// Converts binary32 to `dtype` (little-endian, any alignment), rounding to nearest even.
+void fromFloat(DType dtype, const float* source, size_t count, std::byte* target);
+void fromFloatRef(DType dtype, const float* source, size_t count, std::byte* target);
+
+/// Bits of the largest |x|, as an unsigned number: 0 for no elements, 0x7F800000 or more exactly when an
+/// element is infinite or NaN. Integer comparison orders non-negative binary32 values.
+uint32_t maxMagnitudeBits(const float* values, size_t count);
+uint32_t maxMagnitudeBitsRef(const float* values, size_t count);
+
+}  // namespace lego

@@ -1,0 +1,58 @@
+// Element types of safetensors files, and the exact conversions of single values.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace lego {
+
+/// Every dtype of the format (safetensors `Dtype`, in its enum order). Factors are read from, and results
+/// written to, those for which isFactorDtype() holds.
+enum class DType : uint8_t {
+  Bool,
+  F4,
+  F6E2M3,
+  F6E3M2,
+  U8,
+  I8,
+  F8E5M2,
+  F8E4M3,
+  F8E8M0,
+  F8E4M3FNUZ,
+  F8E5M2FNUZ,
+  I16,
+  U16,
+  F16,
+  BF16,
+  I32,
+  U32,
+  F32,
+  C64,
+  F64,
+  I64,
+  U64,
+};
+
+/// Bits of one element.
+unsigned bitsOf(DType dtype);
+/// The name in a file's header ("BF16").
+std::string_view nameOf(DType dtype);
+std::optional<DType> dtypeOf(std::string_view name);
+
+/// F16, BF16, F32 and F64.
+bool isFactorDtype(DType dtype);
+
+/// IEEE 754 binary16 to binary32: exact for every value; NaN stays NaN.
+float halfToFloat(uint16_t half);
+/// Rounds to nearest, ties to even; above 65519.996 gives infinity; NaN stays NaN.
+uint16_t floatToHalf(float value);
+
+/// bfloat16 is the upper half of a binary32.
+inline float bfloatToFloat(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+/// Rounds to nearest, ties to even; NaN stays NaN (quiet).
+uint16_t floatToBfloat(float value);
+
+}  // namespace lego

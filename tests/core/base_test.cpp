@@ -1,0 +1,127 @@
+// Errors, limits, the generator, the context and the thread pool.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/checked.h"
+#include "base/context.h"
+#include "base/parallel.h"
+#include "base/random.h"
+#include "base/result.h"
+
+namespace lego {
+namespace {
+
+TEST(Codes, NamesAreUniqueAndLowerCase) {
+  std::set<std::string> names;
+  for (size_t i = 0; i < codeCount(); ++i) {
+    const CodeInfo info = codeInfo(static_cast<Code>(i));
+    EXPECT_TRUE(names.insert(info.name).second) << info.name;
+    EXPECT_EQ(std::string(info.name).find_first_not_of("abcdefghijklmnopqrstuvwxyz_"), std::string::npos)
+        << info.name;
+    EXPECT_TRUE(std::string(info.sentence).ends_with('.')) << info.sentence;
+  }
+}
+
+TEST(Errors, MessageNamesFileTensorAndOffset) {
+  const Error error{Code::tensorHole, "something is missing", "a.safetensors", "layer.lora_A", 64};
+  EXPECT_EQ(describe(error), "'a.safetensors': tensor 'layer.lora_A': something is missing (byte 64)");
+  EXPECT_EQ(describe(Error{Code::noInputs, {}, {}, {}, {}}), codeInfo(Code::noInputs).sentence);
+}
+
+TEST(Errors, NamesAreCutAndControlBytesShown) {
+  EXPECT_EQ(shownName(std::string("a\0b\n", 4)), "'a\\x00b\\x0a'");
+  const std::string shown = shownName(std::string(1'000'000, 'x'));
+  EXPECT_LT(shown.size(), 200u);
+  EXPECT_TRUE(shown.ends_with("...'"));
+  // Never cut inside a character: 159 bytes, then a two-byte one.
+  const std::string text = std::string(159, 'x') + "\xC3\xA9" + "y";
+  EXPECT_EQ(shownName(text), "'" + std::string(159, 'x') + "\xC3\xA9...'");
+}
+
+TEST(Checked, TellsOverflow) {
+  EXPECT_EQ(checkedMultiply(UINT64_MAX, 1), UINT64_MAX);
+  EXPECT_EQ(checkedMultiply(uint64_t{1} << 32, uint64_t{1} << 32), std::nullopt);
+  EXPECT_EQ(checkedMultiply(0, UINT64_MAX), 0u);
+  EXPECT_EQ(checkedAdd(UINT64_MAX, 1), std::nullopt);
+  EXPECT_EQ(checkedAdd(UINT64_MAX, 0), UINT64_MAX);
+}
+
+TEST(Buffer, RefusesWhatCannotBeHad) {
+  Buffer<double> buffer;
+  EXPECT_TRUE(buffer.reserve(100));
+  const Status huge = buffer.reserve(SIZE_MAX / 4);
+  ASSERT_FALSE(huge);
+  EXPECT_EQ(huge.error().code, Code::outOfMemory);
+  EXPECT_GE(buffer.capacity(), 100u);
+}
+
+// The published test vector of SplitMix64 for seed 1234567.
+TEST(Random, IsSplitMix64) {
+  Random random(1234567);
+  EXPECT_EQ(random.next(), 6457827717110365317u);
+  EXPECT_EQ(random.next(), 3203168211198807973u);
+  EXPECT_EQ(random.next(), 9817491932198370423u);
+}
+
+TEST(Random, ModulesGetSeedsOfTheirOwn) {
+  EXPECT_EQ(moduleSeed(0, "a.b"), moduleSeed(0, "a.b"));
+  EXPECT_NE(moduleSeed(0, "a.b"), moduleSeed(0, "a.c"));
+  EXPECT_NE(moduleSeed(0, "a.b"), moduleSeed(1, "a.b"));
+}
+
+TEST(Context, ProgressIsMonotoneAndEndsAtOne) {
+  Context context;
+  EXPECT_EQ(context.fraction(), 0);
+  context.begin(10);
+  double last = 0;
+  for (int i = 0; i < 10; ++i) {
+    context.advance(1);
+    EXPECT_GT(context.fraction(), last);
+    last = context.fraction();
+  }
+  EXPECT_EQ(last, 1);
+  context.advance(5);
+  EXPECT_EQ(context.fraction(), 1);
+}
+
+class Threads : public ::testing::TestWithParam<size_t> {};
+
+TEST_P(Threads, EveryIndexOnceAcrossManyRounds) {
+  ThreadPool pool(GetParam());
+  EXPECT_GE(pool.size(), 1u);
+  for (size_t count : {0, 1, 2, 3, 7, 100}) {
+    for (int round = 0; round < 50; ++round) {
+      std::vector<std::atomic<int>> visits(count);
+      std::atomic<bool> sound{true};
+      pool.forEach(count, [&](size_t index, size_t thread) {
+        ++visits[index];
+        if (thread >= pool.size()) sound = false;
+      });
+      for (auto& visit : visits) ASSERT_EQ(visit.load(), 1);
+      ASSERT_TRUE(sound);
+    }
+  }
+}
+
+TEST_P(Threads, NoTwoIndicesShareAThreadAtOnce) {
+  ThreadPool pool(GetParam());
+  std::vector<std::atomic<int>> inside(pool.size());
+  std::atomic<bool> alone{true};
+  pool.forEach(200, [&](size_t, size_t thread) {
+    if (++inside[thread] != 1) alone = false;
+    std::this_thread::yield();
+    --inside[thread];
+  });
+  EXPECT_TRUE(alone);
+}
+
+INSTANTIATE_TEST_SUITE_P(Counts, Threads, ::testing::Values(1, 2, 3, 8));
+
+}  // namespace
+}  // namespace lego

@@ -1,0 +1,209 @@
+#include "core/fixtures.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+#include "format/safetensors.h"
+#include "tensor/convert.h"
+
+namespace lego::testing {
+
+std::vector<std::byte> readFile(const std::string& path) {
+  std::vector<std::byte> bytes;
+  std::FILE* file = std::fopen(path.c_str(), "rb");
+  if (!file) {
+    ADD_FAILURE() << "cannot open " << path;
+    return bytes;
+  }
+  std::byte block[65536];
+  for (size_t n = std::fread(block, 1, sizeof block, file); n > 0;
+       n = std::fread(block, 1, sizeof block, file))
+    bytes.insert(bytes.end(), block, block + n);
+  std::fclose(file);
+  return bytes;
+}
+
+std::string readText(const std::string& path) {
+  const auto bytes = readFile(path);
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+std::vector<std::byte> makeSafetensors(const std::vector<NamedTensor>& tensors) {
+  Header header;
+  for (const auto& tensor : tensors)
+    header.tensors.push_back({tensor.name, tensor.dtype, tensor.shape, 0, 0});
+  const std::string text = must(safetensors::writeHeader(header));
+  std::vector<std::byte> file(header.tensors.empty() ? text.size() : header.tensors.back().end);
+  std::memcpy(file.data(), text.data(), text.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].values.empty())
+      fromFloatRef(tensors[i].dtype, tensors[i].values.data(), tensors[i].values.size(),
+                   file.data() + header.tensors[i].begin);
+  }
+  return file;
+}
+
+float randomFloat(Random& random) {
+  const auto value = static_cast<float>(2 * random.uniform() - 1);
+  return std::ldexp(value, -static_cast<int>(random.below(6)));
+}
+
+Pair randomPair(Random& random, uint64_t rank, uint64_t in, uint64_t out, const std::string& path) {
+  Pair pair{path, rank, in, out, {}, {}};
+  for (uint64_t i = 0; i < rank * in; ++i) pair.a.push_back(randomFloat(random));
+  for (uint64_t i = 0; i < out * rank; ++i) pair.b.push_back(randomFloat(random));
+  return pair;
+}
+
+Pair rounded(Pair pair, DType dtype) {
+  for (auto* values : {&pair.a, &pair.b}) {
+    std::vector<std::byte> bytes(values->size() * 8);
+    fromFloatRef(dtype, values->data(), values->size(), bytes.data());
+    toFloatRef(dtype, bytes.data(), values->size(), values->data());
+  }
+  return pair;
+}
+
+TestAdapter makeAdapter(const std::string& name, const std::vector<Pair>& pairs, DType dtype, double alpha,
+                        const std::string& moreConfig) {
+  std::vector<NamedTensor> tensors;
+  std::string ranks;
+  for (const Pair& pair : pairs) {
+    tensors.push_back(
+        {"base_model.model." + pair.path + ".lora_A.weight", dtype, {pair.rank, pair.in}, pair.a});
+    tensors.push_back(
+        {"base_model.model." + pair.path + ".lora_B.weight", dtype, {pair.out, pair.rank}, pair.b});
+    ranks += (ranks.empty() ? "" : ",") + ("\"" + pair.path + "\":") + std::to_string(pair.rank);
+  }
+  char number[32];
+  std::snprintf(number, sizeof number, "%.17g", alpha);
+  const std::string config = "{\"peft_type\":\"LORA\",\"r\":" + std::to_string(pairs.front().rank) +
+                             ",\"lora_alpha\":" + number + ",\"rank_pattern\":{" + ranks +
+                             "},\"target_modules\":[\"layer\"]" + moreConfig + "}";
+  return {name, makeSafetensors(tensors), config};
+}
+
+TestAdapter readAdapter(const std::string& folder) {
+  return {folder.substr(folder.rfind('/') + 1), readFile(folder + "/adapter_model.safetensors"),
+          readText(folder + "/adapter_config.json")};
+}
+
+Status addTo(Session& session, const TestAdapter& adapter) {
+  const std::span<const std::byte> file = adapter.file;
+  const AdapterNames names{adapter.name, adapter.name + "/adapter_model.safetensors",
+                           adapter.name + "/adapter_config.json"};
+  const auto size =
+      safetensors::headerSize(file.first(std::min(file.size(), safetensors::kPrefixBytes)), file.size());
+  if (!size) {
+    Error error = size.error();
+    error.file = names.file;
+    return error;
+  }
+  return session.addAdapter(
+      names, file.first(*size), file.size(),
+      adapter.config.empty() ? std::nullopt : std::optional<std::string_view>(adapter.config));
+}
+
+Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads) {
+  Session session(threads);
+  for (const TestAdapter& adapter : adapters) {
+    if (Status added = addTo(session, adapter); !added) return added.error();
+  }
+  if (Status planned = session.makePlan(recipe); !planned) return planned.error();
+  const Plan& plan = session.plan();
+  Merged merged;
+  merged.file.resize(plan.outputBytes);
+  std::memcpy(merged.file.data(), plan.header.data(), plan.header.size());
+  for (size_t i = 0; i < plan.batches.size(); ++i) {
+    const PlannedBatch& batch = plan.batches[i];
+    auto input = session.input(batch.inputBytes);
+    if (!input) return input.error();
+    for (const ReadRange& read : batch.reads)
+      std::memcpy(input->data() + read.at, adapters[read.adapter].file.data() + read.offset, read.length);
+    const auto output = session.run(i);
+    if (!output) return output.error();
+    std::memcpy(merged.file.data() + batch.outputBegin, output->data(), output->size());
+  }
+  merged.reports.assign(session.reports().begin(), session.reports().end());
+  merged.plan = plan;
+  return merged;
+}
+
+namespace {
+
+const TensorInfo* findTensor(const Header& header, const std::string& name) {
+  for (const TensorInfo& tensor : header.tensors) {
+    if (tensor.name == name) return &tensor;
+  }
+  ADD_FAILURE() << "no tensor " << name;
+  return nullptr;
+}
+
+Header headerOf(std::span<const std::byte> file) {
+  const uint64_t size = must(safetensors::headerSize(file.first(8), file.size()));
+  return must(safetensors::readHeader(file.first(size), file.size()));
+}
+
+}  // namespace
+
+std::vector<float> valuesOf(std::span<const std::byte> file, const std::string& name) {
+  const Header header = headerOf(file);
+  const TensorInfo* tensor = findTensor(header, name);
+  if (!tensor) return {};
+  std::vector<float> values((tensor->end - tensor->begin) / (bitsOf(tensor->dtype) / 8));
+  toFloatRef(tensor->dtype, file.data() + tensor->begin, values.size(), values.data());
+  return values;
+}
+
+std::vector<double> doublesOf(std::span<const std::byte> file, const std::string& name) {
+  const Header header = headerOf(file);
+  const TensorInfo* tensor = findTensor(header, name);
+  if (!tensor) return {};
+  if (tensor->dtype != DType::F64) {
+    const auto floats = valuesOf(file, name);
+    return {floats.begin(), floats.end()};
+  }
+  std::vector<double> values((tensor->end - tensor->begin) / 8);
+  std::memcpy(values.data(), file.data() + tensor->begin, tensor->end - tensor->begin);
+  return values;
+}
+
+Pair pairOf(const Merged& merged, const std::string& path) {
+  Pair pair{path,
+            0,
+            0,
+            0,
+            valuesOf(merged.file, "base_model.model." + path + ".lora_A.weight"),
+            valuesOf(merged.file, "base_model.model." + path + ".lora_B.weight")};
+  for (const auto& module : merged.plan.modules) {
+    if (module.path == path) pair.rank = module.rank, pair.in = module.in, pair.out = module.out;
+  }
+  return pair;
+}
+
+std::vector<double> delta(const Pair& pair, double scale) {
+  std::vector<double> result(pair.out * pair.in, 0.0);
+  for (uint64_t o = 0; o < pair.out; ++o) {
+    for (uint64_t r = 0; r < pair.rank; ++r) {
+      const double b = scale * pair.b[o * pair.rank + r];
+      for (uint64_t i = 0; i < pair.in; ++i) result[o * pair.in + i] += b * pair.a[r * pair.in + i];
+    }
+  }
+  return result;
+}
+
+double norm(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double x : values) sum += x * x;
+  return std::sqrt(sum);
+}
+
+double relativeDistance(const std::vector<double>& x, const std::vector<double>& y) {
+  std::vector<double> difference(x.size());
+  for (size_t i = 0; i < x.size(); ++i) difference[i] = x[i] - y[i];
+  const double reference = norm(y);
+  return reference > 0 ? norm(difference) / reference : norm(difference);
+}
+
+}  // namespace lego::testing

@@ -1,0 +1,187 @@
+// Whole sessions: bytes that do not depend on threads, batches or company; bad values; cancel; progress.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <thread>
+
+#include "adapter/peft.h"
+#include "core/fixtures.h"
+#include "format/safetensors.h"
+
+namespace lego::testing {
+namespace {
+
+std::vector<TestAdapter> examples() {
+  std::vector<TestAdapter> adapters;
+  for (const char* task : {"sortdesc", "swapnb", "rotl2"})
+    adapters.push_back(readAdapter(std::string(LEGO_EXAMPLES "/") + task));
+  return adapters;
+}
+
+/// FNV-1a of the bytes.
+uint64_t hashOf(std::span<const std::byte> bytes) {
+  uint64_t hash = 0xCBF29CE484222325u;
+  for (const std::byte byte : bytes) hash = (hash ^ static_cast<uint64_t>(byte)) * 0x100000001B3u;
+  return hash;
+}
+
+TEST(Session, SameBytesForAnyNumberOfThreads) {
+  const auto adapters = examples();
+  for (const char* method : {"lego", "svd", "cat"}) {
+    Recipe recipe;
+    recipe.method = method;
+    recipe.weights = {1, 0.5, -0.25};
+    const auto one = must(mergeAll(adapters, recipe, 1)).file;
+    for (size_t threads : {2, 3, 8})
+      EXPECT_EQ(must(mergeAll(adapters, recipe, threads)).file, one) << method << " with " << threads;
+  }
+}
+
+// The same figures on every platform: natively with any compiler, as WebAssembly with and without threads.
+// Where a change of the arithmetic or of the search is meant, so is a change of these figures.
+TEST(Session, SameBytesOnEveryPlatform) {
+  const auto adapters = examples();
+  const auto hash = [&](const char* method, const char* gauge) {
+    Recipe recipe;
+    recipe.method = method;
+    if (gauge) recipe.options = {{"gauge", gauge}};
+    const Merged merged = must(mergeAll(adapters, recipe));
+    // Without the header, which holds the version.
+    return hashOf(std::span(merged.file).subspan(merged.plan.header.size()));
+  };
+  EXPECT_EQ(hash("lego", "raw"), 18061456790571920649u);
+  EXPECT_EQ(hash("lego", "balanced"), 16205001046853617585u);
+  EXPECT_EQ(hash("svd", nullptr), 17177710813280973612u);
+  EXPECT_EQ(hash("cat", nullptr), 17096538804448052325u);
+}
+
+TEST(Session, AModuleDoesNotDependOnItsCompany) {
+  Random random(1);
+  std::vector<Pair> first, second;
+  for (const char* path : {"a", "b", "c"})
+    first.push_back(randomPair(random, 4, 30, 20, path)),
+        second.push_back(randomPair(random, 6, 30, 20, path));
+  Recipe recipe;
+  recipe.rank = 5;
+  const Merged all = must(
+      mergeAll({makeAdapter("x", first, DType::F32, 4), makeAdapter("y", second, DType::F32, 6)}, recipe));
+  for (size_t i = 0; i < 3; ++i) {
+    const Merged alone = must(mergeAll(
+        {makeAdapter("x", {first[i]}, DType::F32, 4), makeAdapter("y", {second[i]}, DType::F32, 6)}, recipe));
+    const Pair left = pairOf(all, first[i].path), right = pairOf(alone, first[i].path);
+    EXPECT_EQ(left.a, right.a);
+    EXPECT_EQ(left.b, right.b);
+  }
+}
+
+TEST(Session, OutputReadsBackAsAnAdapterOfScaleOne) {
+  const Merged merged = must(mergeAll(examples(), {}));
+  Session session(1);
+  ASSERT_TRUE(addTo(session, {"merged", merged.file, merged.plan.config}));
+  const Catalogue& catalogue = session.adapters()[0].catalogue;
+  EXPECT_EQ(catalogue.modules.size(), 28u);
+  for (const auto& module : catalogue.modules) EXPECT_EQ(module.scale, 1);
+  EXPECT_EQ(catalogue.info.baseModel, "minibench-llama-0.8m");
+}
+
+TEST(Session, KeepsConvolutionsAndEmbeddings) {
+  Random random(2);
+  const auto values = [&](size_t n) {
+    std::vector<float> v(n);
+    for (float& x : v) x = randomFloat(random);
+    return v;
+  };
+  const std::vector<NamedTensor> tensors = {
+      {"base_model.model.c.lora_A.weight", DType::F32, {2, 3, 5, 5}, values(150)},
+      {"base_model.model.c.lora_B.weight", DType::F32, {7, 2, 1, 1}, values(14)},
+      {"base_model.model.e.lora_embedding_A", DType::F32, {2, 11}, values(22)},
+      {"base_model.model.e.lora_embedding_B", DType::F32, {4, 2}, values(8)}};
+  const TestAdapter adapter{"x", makeSafetensors(tensors), R"({"peft_type":"LORA","r":2,"lora_alpha":2})"};
+  const Merged merged = must(mergeAll({adapter}, {}));
+  for (const auto& tensor : tensors)
+    EXPECT_EQ(valuesOf(merged.file, tensor.name), tensor.values) << tensor.name;
+  EXPECT_EQ(merged.plan.modules[0].a.shape, (std::vector<uint64_t>{2, 3, 5, 5}));
+  EXPECT_EQ(merged.plan.modules[0].b.shape, (std::vector<uint64_t>{7, 2, 1, 1}));
+}
+
+TEST(Session, RefusesValuesThatAreNotFinite) {
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    for (const DType dtype : {DType::F64, DType::F32, DType::F16, DType::BF16}) {
+      for (const bool inA : {true, false}) {
+        Random random(3);
+        Pair pair = randomPair(random, 3, 40, 30);
+        (inA ? pair.a : pair.b)[37] = bad;
+        const auto result = mergeAll({makeAdapter("good", {randomPair(random, 2, 40, 30)}, dtype, 4),
+                                      makeAdapter("bad", {pair}, dtype, 4)},
+                                     {});
+        const std::string text = expectCode(result, Code::notFinite);
+        EXPECT_NE(text.find("bad/adapter_model.safetensors"), std::string::npos) << text;
+        EXPECT_NE(text.find(inA ? "lora_A" : "lora_B"), std::string::npos) << text;
+      }
+    }
+  }
+}
+
+TEST(Session, RefusesWhatTheDtypeCannotHold) {
+  Random random(4);
+  Pair pair = randomPair(random, 2, 5, 5);
+  pair.b[3] = 70000;
+  Recipe recipe;
+  recipe.dtype = "f16";
+  const std::string text =
+      expectCode(mergeAll({makeAdapter("x", {pair}, DType::F32, 2)}, recipe), Code::valueOverflow);
+  EXPECT_NE(text.find("lora_B"), std::string::npos) << text;
+  recipe.dtype = "bf16";
+  EXPECT_TRUE(mergeAll({makeAdapter("x", {pair}, DType::F32, 2)}, recipe));
+}
+
+TEST(Session, CancelEndsTheWork) {
+  const auto adapters = examples();
+  Session session(2);
+  for (const auto& adapter : adapters) ASSERT_TRUE(addTo(session, adapter));
+  ASSERT_TRUE(session.makePlan({}));
+  const PlannedBatch& batch = session.plan().batches[0];
+  auto input = session.input(batch.inputBytes);
+  ASSERT_TRUE(input);
+  for (const ReadRange& read : batch.reads)
+    std::copy_n(adapters[read.adapter].file.begin() + static_cast<std::ptrdiff_t>(read.offset), read.length,
+                input->begin() + static_cast<std::ptrdiff_t>(read.at));
+  session.context().cancel();
+  expectCode(session.run(0), Code::cancelled);
+  EXPECT_LT(session.context().fraction(), 1);
+}
+
+TEST(Session, ProgressEndsAtOne) {
+  const auto adapters = examples();
+  Session session(2);
+  for (const auto& adapter : adapters) ASSERT_TRUE(addTo(session, adapter));
+  ASSERT_TRUE(session.makePlan({}));
+  double last = 0;
+  for (size_t i = 0; i < session.plan().batches.size(); ++i) {
+    const PlannedBatch& batch = session.plan().batches[i];
+    auto input = session.input(batch.inputBytes);
+    for (const ReadRange& read : batch.reads)
+      std::copy_n(adapters[read.adapter].file.begin() + static_cast<std::ptrdiff_t>(read.offset), read.length,
+                  input->begin() + static_cast<std::ptrdiff_t>(read.at));
+    ASSERT_TRUE(session.run(i));
+    EXPECT_GT(session.context().fraction(), last);
+    last = session.context().fraction();
+  }
+  EXPECT_EQ(last, 1);
+}
+
+TEST(Session, ABatchNeedsItsInput) {
+  Session session(1);
+  for (const auto& adapter : examples()) ASSERT_TRUE(addTo(session, adapter));
+  ASSERT_TRUE(session.makePlan({}));
+  expectCode(session.run(0), Code::internal);
+}
+
+TEST(Session, RefusesAnImpossibleAmountOfMemory) {
+  Session session(1);
+  expectCode(session.input(UINT64_MAX / 2), Code::outOfMemory);
+}
+
+}  // namespace
+}  // namespace lego::testing

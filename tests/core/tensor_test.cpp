@@ -1,0 +1,271 @@
+// Conversions of values; fast kernels against their references, bit for bit, over lengths and offsets.
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "base/random.h"
+#include "tensor/convert.h"
+#include "tensor/dtype.h"
+#include "tensor/transpose.h"
+#include "tensor/unpack.h"
+
+namespace lego {
+namespace {
+
+constexpr DType kFactorDtypes[] = {DType::F16, DType::BF16, DType::F32, DType::F64};
+
+/// binary16 by its definition, in double.
+double halfByDefinition(uint16_t half) {
+  const double sign = half & 0x8000 ? -1 : 1;
+  const int exponent = (half >> 10) & 31, mantissa = half & 0x3FF;
+  if (exponent == 31) return mantissa ? std::nan("") : sign * INFINITY;
+  return sign *
+         (exponent ? std::ldexp(1 + mantissa / 1024.0, exponent - 15) : std::ldexp(mantissa / 1024.0, -14));
+}
+
+bool sameBits(float x, float y) {
+  return std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y) || (std::isnan(x) && std::isnan(y));
+}
+
+TEST(Half, EveryValueIsExactBothWays) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const double exact = halfByDefinition(half);
+    const float value = halfToFloat(half);
+    if (std::isnan(exact)) {
+      ASSERT_TRUE(std::isnan(value));
+      ASSERT_TRUE(std::isnan(halfByDefinition(floatToHalf(value))));
+      continue;
+    }
+    ASSERT_EQ(static_cast<double>(value), exact) << bits;
+    ASSERT_EQ(floatToHalf(value), half) << bits;
+  }
+}
+
+TEST(Half, RoundsToNearestEvenAtEveryMidpoint) {
+  for (uint32_t bits = 0; bits < 0x7C00; ++bits) {
+    const auto low = static_cast<uint16_t>(bits), high = static_cast<uint16_t>(bits + 1);
+    // Above the largest half, 2^16 is what the next one would be.
+    const double next = high == 0x7C00 ? 65536.0 : halfByDefinition(high);
+    const auto middle = static_cast<float>((halfByDefinition(low) + next) / 2);
+    ASSERT_EQ(floatToHalf(middle), low & 1 ? high : low) << bits;
+    ASSERT_EQ(floatToHalf(std::nextafter(middle, 0.0f)), low) << bits;
+    ASSERT_EQ(floatToHalf(std::nextafter(middle, INFINITY)), high) << bits;
+    ASSERT_EQ(floatToHalf(-middle), (low & 1 ? high : low) | 0x8000) << bits;
+  }
+}
+
+TEST(Bfloat, RoundsToNearestEven) {
+  for (uint32_t high = 0; high < 0x7F80; ++high) {
+    const uint32_t bits = high << 16;
+    ASSERT_EQ(floatToBfloat(std::bit_cast<float>(bits)), high);
+    ASSERT_EQ(floatToBfloat(std::bit_cast<float>(bits | 0x7FFF)), high);
+    ASSERT_EQ(floatToBfloat(std::bit_cast<float>(bits | 0x8000)), high + (high & 1));
+    ASSERT_EQ(floatToBfloat(std::bit_cast<float>(bits | 0x8001)), high + 1);
+  }
+  EXPECT_EQ(floatToBfloat(INFINITY), 0x7F80);
+  EXPECT_EQ(floatToBfloat(-INFINITY), 0xFF80);
+  for (uint32_t payload : {1u, 0x8000u, 0x7FFFFFu, 0x400000u}) {
+    EXPECT_TRUE(std::isnan(bfloatToFloat(floatToBfloat(std::bit_cast<float>(0x7F800000u | payload)))));
+  }
+}
+
+TEST(DTypes, NamesRoundTrip) {
+  for (int i = 0; i <= static_cast<int>(DType::U64); ++i) {
+    const auto dtype = static_cast<DType>(i);
+    EXPECT_EQ(dtypeOf(nameOf(dtype)), dtype);
+    EXPECT_GT(bitsOf(dtype), 0u);
+  }
+  EXPECT_EQ(dtypeOf("f32"), std::nullopt);
+}
+
+TEST(Convert, FastHalfKernelsEqualReferenceOnEveryValue) {
+  std::vector<uint16_t> halves(65536);
+  for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(i);
+  const auto* source = reinterpret_cast<const std::byte*>(halves.data());
+  for (const DType dtype : {DType::F16, DType::BF16}) {
+    std::vector<float> fast(halves.size()), reference(halves.size());
+    toFloat(dtype, source, halves.size(), fast.data());
+    toFloatRef(dtype, source, halves.size(), reference.data());
+    for (size_t i = 0; i < halves.size(); ++i) ASSERT_TRUE(sameBits(fast[i], reference[i])) << i;
+  }
+}
+
+/// Values at which rounding could go wrong: all exponents, ties, next to ties, special values.
+std::vector<float> awkwardFloats() {
+  std::vector<float> values = {0.0f,       -0.0f,    INFINITY,  -INFINITY, 65504.0f,
+                               65519.996f, 65520.0f, -65520.0f, 1e-45f,    std::numeric_limits<float>::max()};
+  for (uint32_t exponent = 0; exponent < 256; ++exponent) {
+    for (uint32_t mantissa : {0u, 1u, 0xFFFu, 0x1000u, 0x1001u, 0x2FFFu, 0x3000u, 0x3001u, 0x7FFFu, 0x8000u,
+                              0x8001u, 0x18000u, 0x400000u, 0x7FFFFFu}) {
+      if (exponent == 255 && mantissa != 0) continue;
+      values.push_back(std::bit_cast<float>(exponent << 23 | mantissa));
+      values.push_back(std::bit_cast<float>(0x80000000u | exponent << 23 | mantissa));
+    }
+  }
+  Random random(7);
+  for (int i = 0; i < 200'000; ++i) {
+    const float value = std::bit_cast<float>(static_cast<uint32_t>(random.next()));
+    if (!std::isnan(value)) values.push_back(value);
+  }
+  return values;
+}
+
+TEST(Convert, FastRoundingEqualsReferenceOnAwkwardValues) {
+  const auto values = awkwardFloats();
+  for (const DType dtype : kFactorDtypes) {
+    const size_t bytes = values.size() * bitsOf(dtype) / 8;
+    std::vector<std::byte> fast(bytes), reference(bytes);
+    fromFloat(dtype, values.data(), values.size(), fast.data());
+    fromFloatRef(dtype, values.data(), values.size(), reference.data());
+    ASSERT_EQ(fast, reference) << nameOf(dtype);
+  }
+}
+
+TEST(Convert, NanStaysNan) {
+  std::vector<float> values(19, std::bit_cast<float>(0x7F800001u));
+  for (const DType dtype : kFactorDtypes) {
+    std::vector<std::byte> bytes(values.size() * 8);
+    std::vector<float> back(values.size());
+    fromFloat(dtype, values.data(), values.size(), bytes.data());
+    toFloat(dtype, bytes.data(), values.size(), back.data());
+    for (const float value : back) EXPECT_TRUE(std::isnan(value)) << nameOf(dtype);
+  }
+}
+
+TEST(Convert, EveryLengthAndByteOffset) {
+  Random random(3);
+  for (const DType dtype : kFactorDtypes) {
+    const size_t bytes = bitsOf(dtype) / 8;
+    for (size_t length = 0; length <= 67; ++length) {
+      for (size_t offset = 0; offset < 17; ++offset) {
+        std::vector<float> values(length);
+        for (float& value : values) value = static_cast<float>(random.uniform() - 0.5);
+        std::vector<std::byte> stored(offset + length * bytes + 1, std::byte{0xAB}), expected = stored;
+        fromFloat(dtype, values.data(), length, stored.data() + offset);
+        fromFloatRef(dtype, values.data(), length, expected.data() + offset);
+        ASSERT_EQ(stored, expected);
+        std::vector<float> fast(length + 1, 42), reference(length + 1, 42);
+        toFloat(dtype, stored.data() + offset, length, fast.data());
+        toFloatRef(dtype, stored.data() + offset, length, reference.data());
+        ASSERT_EQ(fast, reference);
+        ASSERT_EQ(maxMagnitudeBits(fast.data(), length), maxMagnitudeBitsRef(fast.data(), length));
+      }
+    }
+  }
+}
+
+TEST(Convert, MagnitudeSeesWhatIsNotFinite) {
+  for (const float bad : {std::nanf(""), -std::nanf(""), INFINITY, -INFINITY}) {
+    for (size_t length : {1, 4, 5, 33, 1029, 3000}) {
+      for (size_t at = 0; at < length; at += std::max<size_t>(1, length / 7)) {
+        std::vector<float> values(length, -3.0f);
+        EXPECT_EQ(maxMagnitudeBits(values.data(), length), std::bit_cast<uint32_t>(3.0f));
+        values[at] = bad;
+        EXPECT_GE(maxMagnitudeBits(values.data(), length), 0x7F800000u);
+      }
+    }
+  }
+}
+
+TEST(Transpose, EveryShape) {
+  for (size_t rows = 0; rows <= 19; ++rows) {
+    for (size_t columns = 0; columns <= 19; ++columns) {
+      std::vector<float> source(rows * (columns + 3)), fast(columns * (rows + 2), -1), reference = fast;
+      for (size_t i = 0; i < source.size(); ++i) source[i] = static_cast<float>(i);
+      transpose(source.data(), rows, columns, columns + 3, fast.data(), rows + 2);
+      transposeRef(source.data(), rows, columns, columns + 3, reference.data(), rows + 2);
+      ASSERT_EQ(fast, reference) << rows << " x " << columns;
+    }
+  }
+}
+
+/// Shapes on both sides of every block border of the kernels.
+struct Shape {
+  size_t rows, columns;
+};
+std::vector<Shape> shapes() {
+  std::vector<Shape> all;
+  for (size_t rows : {1, 2, 3, 4, 5, 8, 16, 17, 64}) {
+    for (size_t columns : {1, 3, 4, 7, 16, 33, 255, 1024, 1025, 2049}) all.push_back({rows, columns});
+  }
+  all.push_back({1030, 20});
+  all.push_back({4100, 4});
+  all.push_back({21, 5000});
+  return all;
+}
+
+TEST(Unpack, EqualsReference) {
+  Random random(5);
+  for (const DType dtype : kFactorDtypes) {
+    for (const Shape shape : shapes()) {
+      const size_t bytes = bitsOf(dtype) / 8, count = shape.rows * shape.columns;
+      std::vector<float> values(count);
+      for (float& value : values) value = static_cast<float>(random.uniform() - 0.5);
+      std::vector<std::byte> stored(count * bytes + 1);
+      fromFloatRef(dtype, values.data(), count, stored.data() + 1);  // at an odd address
+      const MatrixView view{dtype, stored.data() + 1, shape.rows, shape.columns};
+
+      const size_t stride = shape.columns + 2;
+      std::vector<float> fast(shape.rows * stride, -9), reference = fast;
+      std::vector<uint32_t> fastMax(shape.rows), referenceMax(shape.rows);
+      unpackRows(view, fast.data(), stride, fastMax);
+      unpackRowsRef(view, reference.data(), stride, referenceMax);
+      ASSERT_EQ(fast, reference);
+      ASSERT_EQ(fastMax, referenceMax);
+
+      const size_t columnStride = shape.rows + 3;
+      std::vector<float> fastColumns(shape.columns * columnStride, -9), referenceColumns = fastColumns;
+      fastMax.assign(shape.columns, 1), referenceMax.assign(shape.columns, 2);
+      unpackColumns(view, fastColumns.data(), columnStride, fastMax);
+      unpackColumnsRef(view, referenceColumns.data(), columnStride, referenceMax);
+      ASSERT_EQ(fastColumns, referenceColumns) << shape.rows << " x " << shape.columns;
+      ASSERT_EQ(fastMax, referenceMax);
+    }
+  }
+}
+
+TEST(Pack, EqualsReference) {
+  Random random(6);
+  for (const DType dtype : kFactorDtypes) {
+    for (const Shape shape : shapes()) {
+      const size_t stride = shape.columns + 1, bytes = shape.rows * shape.columns * bitsOf(dtype) / 8;
+      std::vector<float> units(shape.rows * stride), factors(shape.rows);
+      for (float& value : units) value = static_cast<float>(random.uniform() - 0.5);
+      for (float& factor : factors) factor = static_cast<float>(random.uniform() * 3);
+      std::vector<std::byte> fast(bytes + 1), reference(bytes + 1);
+      EXPECT_EQ(
+          packRows(dtype, units.data(), stride, shape.rows, shape.columns, factors, fast.data()),
+          packRowsRef(dtype, units.data(), stride, shape.rows, shape.columns, factors, reference.data()));
+      ASSERT_EQ(fast, reference);
+      EXPECT_EQ(
+          packColumns(dtype, units.data(), stride, shape.rows, shape.columns, factors, fast.data()),
+          packColumnsRef(dtype, units.data(), stride, shape.rows, shape.columns, factors, reference.data()));
+      ASSERT_EQ(fast, reference) << shape.rows << " x " << shape.columns;
+    }
+  }
+}
+
+TEST(Pack, UndoesUnpack) {
+  Random random(8);
+  for (const DType dtype : kFactorDtypes) {
+    const size_t out = 37, rank = 6;
+    std::vector<float> values(out * rank);
+    for (float& value : values) value = static_cast<float>(random.uniform() - 0.5);
+    std::vector<std::byte> stored(values.size() * bitsOf(dtype) / 8), back(stored.size());
+    fromFloatRef(dtype, values.data(), values.size(), stored.data());
+    std::vector<float> units(rank * out);
+    std::vector<uint32_t> magnitude(rank);
+    unpackColumns({dtype, stored.data(), out, rank}, units.data(), out, magnitude);
+    packColumns(dtype, units.data(), out, rank, out, std::vector<float>(rank, 1.0f), back.data());
+    EXPECT_EQ(stored, back);
+  }
+}
+
+}  // namespace
+}  // namespace lego
