@@ -1,6 +1,5 @@
-// What JavaScript sees of the core: value objects, one session class, three tables. Nothing throws: each
-// result carries an error, whose code is empty where there is none. Sizes and offsets are doubles, exact to
-// 2^53. The only file of the project that includes Emscripten's headers, with vector_values.h.
+// What JavaScript sees of the core: value objects, one session class, two tables. Nothing throws: each
+// result carries an error, whose code is empty where there is none.
 
 #include <emscripten/bind.h>
 
@@ -9,143 +8,13 @@
 
 #include "format/safetensors.h"
 #include "job/session.h"
-#include "merge/registry.h"
+#include "values.h"
 #include "vector_values.h"
 
-using emscripten::val;
-
-// A view of the core's memory, valid until the next call into the core.
-EMSCRIPTEN_DECLARE_VAL_TYPE(BytesView);
+using namespace lego;
+using namespace lego::bindings;
 
 namespace {
-
-using namespace lego;
-
-struct ErrorValue {
-  std::string code, message, file, tensor;
-  double offset = -1;
-};
-
-ErrorValue valueOf(const Error& error) {
-  return {codeInfo(error.code).name, describe(error), error.file, error.tensor,
-          error.offset ? static_cast<double>(*error.offset) : -1};
-}
-
-template <typename T>
-BytesView viewOf(const T* data, size_t count) {
-  return BytesView(val(emscripten::typed_memory_view(count, reinterpret_cast<const uint8_t*>(data))));
-}
-BytesView emptyView() { return viewOf("", 0); }
-
-struct SizeValue {
-  ErrorValue error;
-  double bytes = 0;
-};
-
-struct BytesValue {
-  ErrorValue error;
-  BytesView bytes = emptyView();
-};
-
-struct ModuleValue {
-  std::string path, kind, dtype;
-  double in = 0, out = 0;
-  uint32_t rank = 0;
-  double alpha = 0, scale = 0;
-};
-
-struct UnsupportedValue {
-  std::string tensor, reason;
-};
-
-struct AdapterValue {
-  ErrorValue error;
-  std::string label, baseModel, taskType;
-  std::vector<ModuleValue> modules;
-  std::vector<UnsupportedValue> unsupported;
-  std::vector<std::string> notices;
-  double bytes = 0;
-};
-
-struct OptionText {
-  std::string name, value;
-};
-
-struct RecipeValue {
-  std::string method;
-  std::vector<double> weights;
-  uint32_t rank = 0;
-  double seed = 0, scale = 1;
-  std::string dtype;
-  std::vector<OptionText> options;
-};
-
-struct PlannedModuleValue {
-  std::string path, kind;
-  double in = 0, out = 0;
-  uint32_t units = 0, rank = 0;
-  std::vector<uint32_t> ranks;
-};
-
-struct ReadValue {
-  uint32_t adapter = 0;
-  double offset = 0, length = 0, at = 0;
-};
-
-struct BatchValue {
-  double inputBytes = 0, outputBegin = 0, outputEnd = 0;
-  std::vector<ReadValue> reads;
-};
-
-struct TensorValue {
-  std::string name, dtype;
-  std::vector<double> shape;
-  double begin = 0, end = 0;
-};
-
-struct PlanValue {
-  ErrorValue error;
-  std::string method, dtype, config;
-  std::vector<PlannedModuleValue> modules;
-  std::vector<BatchValue> batches;
-  std::vector<TensorValue> tensors;
-  double inputBytes = 0, outputBytes = 0, peakBytes = 0;
-  std::vector<std::string> notices;
-};
-
-struct ReportValue {
-  double norm = 0, targetNorm = 0, relativeError = 0, cosine = 0, inertia = 0;
-  std::vector<uint32_t> labels;
-  std::vector<std::vector<uint32_t>> clusters;
-  std::vector<uint32_t> nearZero;
-};
-
-TensorValue tensorValue(const TensorInfo& tensor) {
-  return {tensor.name,
-          std::string(nameOf(tensor.dtype)),
-          {tensor.shape.begin(), tensor.shape.end()},
-          static_cast<double>(tensor.begin),
-          static_cast<double>(tensor.end)};
-}
-
-PlannedModuleValue plannedValue(const PlannedModule& module, size_t adapters) {
-  PlannedModuleValue value{
-      module.path,  nameOf(module.kind), static_cast<double>(module.in),    static_cast<double>(module.out),
-      module.units, module.rank,         std::vector<uint32_t>(adapters, 0)};
-  for (const PlannedSource& source : module.sources) value.ranks[source.adapter] = source.rank;
-  return value;
-}
-
-BatchValue batchValue(const PlannedBatch& batch) {
-  BatchValue value{static_cast<double>(batch.inputBytes),
-                   static_cast<double>(batch.outputBegin),
-                   static_cast<double>(batch.outputEnd),
-                   {}};
-  for (const ReadRange& read : batch.reads)
-    value.reads.push_back({read.adapter, static_cast<double>(read.offset), static_cast<double>(read.length),
-                           static_cast<double>(read.at)});
-  return value;
-}
 
 /// Size in bytes of a file's prefix and header, from its first eight bytes and its size.
 SizeValue headerSize(const std::string& file, const std::string& prefix, double fileSize) {
@@ -159,16 +28,17 @@ SizeValue headerSize(const std::string& file, const std::string& prefix, double 
 
 class SessionHandle {
  public:
-  explicit SessionHandle(uint32_t threads) : session_(threads) {}
+  /// `reference`: run on the readable kernels instead of the fast ones; same bytes.
+  SessionHandle(uint32_t threads, bool reference)
+      : session_(threads, reference ? kReferenceKernels : kFastKernels) {}
 
-  /// `header`: the first headerSize() bytes of the file. `config`: the text of adapter_config.json.
-  AdapterValue addAdapter(const std::string& label, const std::string& file, double fileSize,
-                          const std::string& header, bool hasConfig, const std::string& configFile,
-                          const std::string& config) {
+  /// `header`: the first headerSize() bytes of the file. `config`: the bytes of adapter_config.json.
+  AdapterValue addAdapter(const OpenValue& files, const std::string& header, const std::string& config) {
     AdapterValue value;
-    const Status added = session_.addAdapter(
-        {label, file, configFile}, std::as_bytes(std::span(header)), static_cast<uint64_t>(fileSize),
-        hasConfig ? std::optional<std::string_view>(config) : std::nullopt);
+    const Status added =
+        session_.addAdapter({files.label, files.file, files.configFile}, std::as_bytes(std::span(header)),
+                            static_cast<uint64_t>(files.fileSize),
+                            files.hasConfig ? std::optional<std::string_view>(config) : std::nullopt);
     if (!added) {
       value.error = valueOf(added.error());
       return value;
@@ -257,45 +127,6 @@ class SessionHandle {
   Session session_;
 };
 
-struct CodeValue {
-  std::string name, sentence;
-};
-std::vector<CodeValue> errorCodes() {
-  std::vector<CodeValue> codes;
-  for (size_t i = 0; i < codeCount(); ++i) {
-    const CodeInfo info = codeInfo(static_cast<Code>(i));
-    codes.push_back({info.name, info.sentence});
-  }
-  return codes;
-}
-
-struct OptionInfoValue {
-  std::string name, type;
-  std::vector<std::string> choices;
-  double minimum = 0, maximum = 0, standard = 0;
-  std::string sentence;
-};
-struct MethodValue {
-  std::string name, family, sentence, source;
-  bool takesRank = false;
-  std::vector<OptionInfoValue> options;
-};
-std::vector<MethodValue> methodTable() {
-  std::vector<MethodValue> table;
-  for (const MethodInfo& method : methods()) {
-    MethodValue value{method.name,   nameOf(method.family), method.sentence,
-                      method.source, method.takesRank,      {}};
-    for (const OptionInfo& option : method.options) {
-      const bool choice = option.type == OptionInfo::Type::Choice;
-      value.options.push_back({option.name, choice ? "choice" : "integer",
-                               choice ? splitChoices(option.choices) : std::vector<std::string>(),
-                               option.minimum, option.maximum, option.standard, option.sentence});
-    }
-    table.push_back(std::move(value));
-  }
-  return table;
-}
-
 }  // namespace
 
 EMSCRIPTEN_BINDINGS(lora_lego) {
@@ -329,6 +160,12 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   value_object<BytesValue>("BytesValue")
       .field("error", &BytesValue::error)
       .field("bytes", &BytesValue::bytes);
+  value_object<OpenValue>("OpenValue")
+      .field("label", &OpenValue::label)
+      .field("file", &OpenValue::file)
+      .field("configFile", &OpenValue::configFile)
+      .field("fileSize", &OpenValue::fileSize)
+      .field("hasConfig", &OpenValue::hasConfig);
   value_object<ModuleValue>("ModuleValue")
       .field("path", &ModuleValue::path)
       .field("kind", &ModuleValue::kind)
@@ -373,6 +210,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("length", &ReadValue::length)
       .field("at", &ReadValue::at);
   value_object<BatchValue>("BatchValue")
+      .field("modules", &BatchValue::modules)
       .field("inputBytes", &BatchValue::inputBytes)
       .field("outputBegin", &BatchValue::outputBegin)
       .field("outputEnd", &BatchValue::outputEnd)
@@ -424,7 +262,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("options", &MethodValue::options);
 
   emscripten::class_<SessionHandle>("Session")
-      .constructor<uint32_t>()
+      .constructor<uint32_t, bool>()
       .function("addAdapter", &SessionHandle::addAdapter)
       .function("makePlan", &SessionHandle::makePlan)
       .function("outputHeader", &SessionHandle::outputHeader)

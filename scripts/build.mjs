@@ -29,7 +29,7 @@ export async function build() {
   })
   await ifChanged('web', ['web', 'examples', 'package.json', 'package-lock.json', 'tsconfig.json', 'vite.config.ts', 'scripts'], toolchain, async () => {
     await step('library: dist/', buildLibrary)
-    await step('page: dist/app/', () => run('node', ['node_modules/vite/bin/vite.js', 'build', '--logLevel', 'warn'], { cwd: project }))
+    await step('page: dist/app/', buildPage)
   })
   return wasm
 }
@@ -41,36 +41,65 @@ async function buildWasm(wasm, preset) {
   })
 }
 
-/** Copies the modules next to the library's sources and writes the tables that the core can tell. */
+/** Puts the modules next to the library's sources and writes the tables that the core can tell. */
 async function generate() {
   await rm(generated, { recursive: true, force: true })
   await mkdir(generated, { recursive: true })
   for (const variant of variants) {
+    const name = `core-${variant}`
     const from = join(project, `build/wasm-${variant}/bindings`)
-    const glue = await readFile(join(from, `core-${variant}.mjs`), 'utf8')
-    await writeFile(join(generated, `core-${variant}.mjs`), variant === 'threads' ? withoutSelfReference(glue) : glue)
-    await cp(join(from, `core-${variant}.wasm`), join(generated, `core-${variant}.wasm`))
-    await cp(join(from, `core-${variant}.d.ts`), join(generated, `core-${variant}.d.mts`))
+    const glue = withoutSelfReference(await readFile(join(from, `${name}.mjs`), 'utf8'), name)
+    const types = withPlainStrings(await readFile(join(from, `${name}.d.ts`), 'utf8'))
+    await writeFile(join(generated, `${name}.node.mjs`), glue)
+    await writeFile(join(generated, `${name}.mjs`), withoutNode(glue))
+    await writeFile(join(generated, `${name}.d.mts`), types)
+    await writeFile(join(generated, `${name}.node.d.mts`), types)
+    await cp(join(from, `${name}.wasm`), join(generated, `${name}.wasm`))
   }
   await run('node', [join(import.meta.dirname, 'generate-registry.mjs'), generated])
 }
 
+/** Replaces `pattern` in `text`, which must occur `times` times: a new Emscripten may write other glue. */
+function replaceExactly(text, pattern, times, replacement) {
+  const found = text.match(pattern)?.length ?? 0
+  if (found !== times) throw new Error(`the Emscripten glue has ${found} times ${pattern}, not ${times}: look at scripts/build.mjs`)
+  return text.replace(pattern, replacement)
+}
+
 /**
- * The threads glue starts its threads as `new Worker(new URL('core-threads.mjs', import.meta.url))`.
- * Bundlers follow that and bundle the module into itself, some without end. The library always says where
- * the file is (mainScriptUrlOrBlob), so the literal goes.
+ * The threads glue starts its threads as `new Worker(new URL("core-threads.mjs", import.meta.url), ...)`.
+ * Bundlers follow that and bundle the module into itself, some without end. The library says instead where
+ * the file is.
  */
-function withoutSelfReference(glue) {
-  const pattern = /new Worker\(new URL\("core-threads\.mjs",\s*import\.meta\.url\),/g
-  const found = glue.match(pattern)?.length ?? 0
-  if (found !== 1) throw new Error(`the threads glue names itself ${found} times, not once: look at withoutSelfReference()`)
-  return glue.replace(pattern, 'new Worker(Module["mainScriptUrlOrBlob"],')
+function withoutSelfReference(glue, name) {
+  const pattern = new RegExp(`new URL\\("${name}\\.mjs",\\s*import\\.meta\\.url\\)`, 'g')
+  return replaceExactly(glue, pattern, name.endsWith('threads') ? 1 : 0, 'Module["pthreadScript"]')
+}
+
+/** Takes Node out of the glue: no browser can import its modules, and bundlers stumble over the attempt. */
+function withoutNode(glue) {
+  const imports = /^import \{ createRequire \} from 'module';\nconst require = createRequire\(import\.meta\.url\);\n/gm
+  const probe = /ENVIRONMENT_IS_NODE=typeof process=="object"[^;]*;/g
+  const browser = replaceExactly(replaceExactly(glue, imports, 1, ''), probe, 1, 'ENVIRONMENT_IS_NODE=false;')
+  const isPthread = /^if \(isNode\) isPthread = .*$/gm // the threads glue alone asks this
+  return browser.replace(isPthread, '').replace(/\brequire\("\w+"\)/g, 'undefined')
+}
+
+/** Embind types each string as whatever it would accept; what it returns is always a string. */
+function withPlainStrings(types) {
+  return types.replace(/^ {2}\w+: EmbindString/gm, field => field.replace('EmbindString', 'string'))
 }
 
 async function buildLibrary() {
   await rm(join(project, 'dist'), { recursive: true, force: true })
   await run('node', ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { cwd: project })
   await cp(generated, join(project, 'dist/lib/generated'), { recursive: true, filter: path => !path.endsWith('.ts') || path.endsWith('.d.mts') })
+}
+
+async function buildPage() {
+  await run('node', ['node_modules/typescript/bin/tsc', '-p', 'web/app'], { cwd: project })
+  await run('node', ['node_modules/vite/bin/vite.js', 'build', '--logLevel', 'warn'], { cwd: project })
+  await cp(join(project, 'examples'), join(project, 'dist/app/examples'), { recursive: true })
 }
 
 /** Runs `work` if a file below `paths`, or the toolchain, differs from the last time it succeeded. */

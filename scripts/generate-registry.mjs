@@ -6,14 +6,8 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
 const directory = process.argv[2]
-const { default: createCore } = await import(pathToFileURL(join(directory, 'core-single.mjs')))
-const wasm = await readFile(join(directory, 'core-single.wasm'))
-const core = await createCore({
-  instantiateWasm: (imports, done) => {
-    WebAssembly.instantiate(wasm, imports).then(({ instance, module }) => done(instance, module))
-    return {}
-  },
-})
+const { default: createCore } = await import(pathToFileURL(join(directory, 'core-single.node.mjs')))
+const core = await createCore()
 const { version } = JSON.parse(await readFile(join(import.meta.dirname, '../package.json'), 'utf8'))
 
 const quote = text => `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`

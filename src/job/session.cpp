@@ -78,7 +78,7 @@ Result<std::span<const std::byte>> Session::run(size_t index) {
   pool_.forEach(count, [&](size_t i, size_t thread) {
     const PlannedModule& module = plan_->modules[batch.firstModule + i];
     auto report = runStep(*plan_, module, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
-                          part(module.a), part(module.b), workspaces_[thread], context_);
+                          part(module.a), part(module.b), workspaces_[thread], kernels_, context_);
     if (!report) {
       errors[i] = report.error();
       return;

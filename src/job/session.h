@@ -28,7 +28,8 @@ struct AdapterNames {
 class Session {
  public:
   /// `threads`: how many modules are worked on at a time, at least 1.
-  explicit Session(size_t threads) : pool_(threads) {}
+  explicit Session(size_t threads, const Kernels& kernels = kFastKernels)
+      : pool_(threads), kernels_(kernels) {}
 
   /// Adds an adapter from the first safetensors::headerSize() bytes of its file and its config's text.
   /// Errors: those of safetensors::readHeader, peft::readConfig and peft::readAdapter; config_missing.
@@ -57,6 +58,7 @@ class Session {
 
  private:
   ThreadPool pool_;
+  Kernels kernels_;
   Context context_;
   std::vector<AdapterFile> adapters_;
   std::optional<Plan> plan_;

@@ -33,7 +33,7 @@ Error notFinite(std::span<const AdapterFile> adapters, const PlannedSource& sour
 }
 
 /// Unpacks every source's factors and fills all of the pool but its Grams.
-Status unpackUnits(const PlannedModule& module, std::span<const AdapterFile> adapters,
+Status unpackUnits(const Kernels& kernels, const PlannedModule& module, std::span<const AdapterFile> adapters,
                    std::span<const std::byte> input, Workspace& workspace, UnitPool& pool,
                    std::vector<double>& foldA, std::vector<double>& foldB) {
   const size_t in = static_cast<size_t>(module.in), out = static_cast<size_t>(module.out);
@@ -45,10 +45,10 @@ Status unpackUnits(const PlannedModule& module, std::span<const AdapterFile> ada
   size_t unit = 0;
   for (const PlannedSource& source : module.sources) {
     std::vector<uint32_t> magnitudeA(source.rank), magnitudeB(source.rank);
-    unpackRows({source.a.dtype, input.data() + source.atA, source.rank, in},
-               workspace.unitsA.data() + unit * strideA, strideA, magnitudeA);
-    unpackColumns({source.b.dtype, input.data() + source.atB, out, source.rank},
-                  workspace.unitsB.data() + unit * strideB, strideB, magnitudeB);
+    kernels.unpackRows({source.a.dtype, input.data() + source.atA, source.rank, in},
+                       workspace.unitsA.data() + unit * strideA, strideA, magnitudeA);
+    kernels.unpackColumns({source.b.dtype, input.data() + source.atB, out, source.rank},
+                                  workspace.unitsB.data() + unit * strideB, strideB, magnitudeB);
     const double fold = std::sqrt(std::abs(source.scale));
     for (uint32_t r = 0; r < source.rank; ++r) {
       if (magnitudeA[r] >= kInfinityBits) return notFinite(adapters, source, true);
@@ -67,9 +67,9 @@ Status unpackUnits(const PlannedModule& module, std::span<const AdapterFile> ada
 }
 
 /// Gram matrix of the folded units: row scalings of the Gram matrix of the stored ones.
-Result<Matrix> foldedGram(const float* units, size_t stride, size_t length, std::span<const double> fold,
-                          GramPrecision precision) {
-  auto result = gram(units, fold.size(), length, stride, precision);
+Result<Matrix> foldedGram(const Kernels& kernels, const float* units, size_t stride, size_t length,
+                          std::span<const double> fold, GramPrecision precision) {
+  auto result = kernels.gram(units, fold.size(), length, stride, precision);
   if (!result) return result;
   for (size_t u = 0; u < fold.size(); ++u) {
     for (size_t v = 0; v < fold.size(); ++v) (*result)(u, v) *= fold[u] * fold[v];
@@ -78,8 +78,8 @@ Result<Matrix> foldedGram(const float* units, size_t stride, size_t length, std:
 }
 
 /// Rows of A* or B*^T before the last rescaling. `coefficients` are on folded units.
-Status assembleRows(const Buffer<float>& units, size_t stride, size_t length, const Matrix& coefficients,
-                    std::span<const double> fold, Buffer<float>& rows) {
+Status assembleRows(const Kernels& kernels, const Buffer<float>& units, size_t stride, size_t length,
+                    const Matrix& coefficients, std::span<const double> fold, Buffer<float>& rows) {
   if (Status got = rows.reserve(uint64_t{coefficients.rows()} * stride); !got) return got;
   std::vector<std::vector<Term>> terms(coefficients.rows());
   for (size_t q = 0; q < coefficients.rows(); ++q) {
@@ -89,7 +89,7 @@ Status assembleRows(const Buffer<float>& units, size_t stride, size_t length, co
     }
   }
   const std::vector<std::span<const Term>> views(terms.begin(), terms.end());
-  assemble(units.data(), stride, length, views, rows.data());
+  kernels.assemble(units.data(), stride, length, views, rows.data());
   return {};
 }
 
@@ -141,19 +141,22 @@ void describeClusters(const PlannedModule& module, size_t adapters, const UnitPo
 Result<ModuleReport> runStep(const Plan& plan, const PlannedModule& module,
                              std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                              std::span<std::byte> a, std::span<std::byte> b, Workspace& workspace,
-                             const Context& context) {
+                             const Kernels& kernels, const Context& context) {
   const Error cancelled{Code::cancelled, {}, {}, {}, {}};
   if (context.cancelled()) return cancelled;
   const size_t strideA = unitStride(module.in), strideB = unitStride(module.out);
   UnitPool pool;
   std::vector<double> foldA, foldB;
-  if (Status unpacked = unpackUnits(module, adapters, input, workspace, pool, foldA, foldB); !unpacked)
+  if (Status unpacked = unpackUnits(kernels, module, adapters, input, workspace, pool, foldA, foldB);
+      !unpacked)
     return unpacked.error();
   if (context.cancelled()) return cancelled;
 
-  auto gramA = foldedGram(workspace.unitsA.data(), strideA, module.in, foldA, plan.method->precision);
+  auto gramA =
+      foldedGram(kernels, workspace.unitsA.data(), strideA, module.in, foldA, plan.method->precision);
   if (!gramA) return gramA.error();
-  auto gramB = foldedGram(workspace.unitsB.data(), strideB, module.out, foldB, plan.method->precision);
+  auto gramB =
+      foldedGram(kernels, workspace.unitsB.data(), strideB, module.out, foldB, plan.method->precision);
   if (!gramB) return gramB.error();
   pool.gramA = std::move(*gramA);
   pool.gramB = std::move(*gramB);
@@ -164,17 +167,19 @@ Result<ModuleReport> runStep(const Plan& plan, const PlannedModule& module,
   rescale(*merged, plan.recipe.scale);
   if (context.cancelled()) return cancelled;
 
-  if (Status done = assembleRows(workspace.unitsA, strideA, module.in, merged->a, foldA, workspace.mergedA);
+  if (Status done =
+          assembleRows(kernels, workspace.unitsA, strideA, module.in, merged->a, foldA, workspace.mergedA);
       !done)
     return done.error();
-  if (Status done = assembleRows(workspace.unitsB, strideB, module.out, merged->b, foldB, workspace.mergedB);
+  if (Status done =
+          assembleRows(kernels, workspace.unitsB, strideB, module.out, merged->b, foldB, workspace.mergedB);
       !done)
     return done.error();
   const auto factors = finalFactors(module, workspace, *merged);
-  const uint32_t magnitudeA =
-      packRows(plan.dtype, workspace.mergedA.data(), strideA, module.rank, module.in, factors, a.data());
-  const uint32_t magnitudeB =
-      packColumns(plan.dtype, workspace.mergedB.data(), strideB, module.rank, module.out, factors, b.data());
+  const uint32_t magnitudeA = kernels.packRows(plan.dtype, workspace.mergedA.data(), strideA, module.rank,
+                                               module.in, factors, a.data());
+  const uint32_t magnitudeB = kernels.packColumns(plan.dtype, workspace.mergedB.data(), strideB, module.rank,
+                                                  module.out, factors, b.data());
   if (Status fits = checkOverflow(module.a, magnitudeA); !fits) return fits.error();
   if (Status fits = checkOverflow(module.b, magnitudeB); !fits) return fits.error();
 

@@ -7,6 +7,7 @@
 
 #include "base/buffer.h"
 #include "base/context.h"
+#include "job/kernels.h"
 #include "job/plan.h"
 #include "merge/report.h"
 
@@ -33,6 +34,6 @@ struct ModuleReport {
 Result<ModuleReport> runStep(const Plan& plan, const PlannedModule& module,
                              std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                              std::span<std::byte> a, std::span<std::byte> b, Workspace& workspace,
-                             const Context& context);
+                             const Kernels& kernels, const Context& context);
 
 }  // namespace lego

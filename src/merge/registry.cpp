@@ -21,7 +21,8 @@ constexpr OptionInfo kLegoOptions[] = {
     {"output_reweight", Type::Choice, "on|off", 0, 0, 0,
      "Multiplies the result by sqrt(mean rank / k), against the variance that averaging loses."},
     {"gauge", Type::Choice, "raw|balanced", 0, 0, 0,
-     "raw clusters units as stored (published); balanced first removes each unit's free scale and sign."},
+     "Units are clustered as stored (raw, published), or each is first freed of its scale and sign "
+     "(balanced)."},
 };
 
 constexpr MethodInfo kMethods[] = {

@@ -105,8 +105,9 @@ Status addTo(Session& session, const TestAdapter& adapter) {
       adapter.config.empty() ? std::nullopt : std::optional<std::string_view>(adapter.config));
 }
 
-Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads) {
-  Session session(threads);
+Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads,
+                        const Kernels& kernels) {
+  Session session(threads, kernels);
   for (const TestAdapter& adapter : adapters) {
     if (Status added = addTo(session, adapter); !added) return added.error();
   }

@@ -59,7 +59,8 @@ struct Merged {
   std::vector<ModuleReport> reports;
 };
 Status addTo(Session& session, const TestAdapter& adapter);
-Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads = 1);
+Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads = 1,
+                        const Kernels& kernels = kFastKernels);
 
 /// Values of one tensor of a safetensors file, as float; fails the test if it is not there.
 std::vector<float> valuesOf(std::span<const std::byte> file, const std::string& name);

@@ -56,6 +56,21 @@ TEST(Session, SameBytesOnEveryPlatform) {
   EXPECT_EQ(hash("cat", nullptr), 17096538804448052325u);
 }
 
+TEST(Session, ReferenceKernelsGiveTheSameBytes) {
+  const auto adapters = examples();
+  for (const char* method : {"lego", "svd", "cat"}) {
+    for (const char* dtype : {"f64", "f32", "f16", "bf16"}) {
+      Recipe recipe;
+      recipe.method = method;
+      recipe.dtype = dtype;
+      recipe.weights = {1, 0.5, -0.25};
+      EXPECT_EQ(must(mergeAll(adapters, recipe, 1, kReferenceKernels)).file,
+                must(mergeAll(adapters, recipe)).file)
+          << method << " " << dtype;
+    }
+  }
+}
+
 TEST(Session, AModuleDoesNotDependOnItsCompany) {
   Random random(1);
   std::vector<Pair> first, second;

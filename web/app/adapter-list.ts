@@ -1,0 +1,127 @@
+// The list of adapters: what each file holds, its weight, and what is wrong with it.
+
+import { MergeError, type Inspection, type MergeInput, type Merger } from 'lora-lego'
+import { bytesText, make } from './dom.js'
+import type { FileGroup } from './files.js'
+
+interface Entry {
+  readonly name: string
+  readonly tensors: File
+  config: File | undefined
+  weight: number
+  inspection?: Inspection
+  problem?: MergeError
+}
+
+export class AdapterList {
+  readonly #entries: Entry[] = []
+
+  /** `changed` is called whenever the inputs of a merge are others than before. */
+  constructor(
+    private readonly root: HTMLElement,
+    private readonly merger: Merger,
+    private readonly changed: () => void,
+  ) {}
+
+  /** What merge() takes; empty while a file is being looked at or cannot be merged. */
+  get inputs(): MergeInput[] {
+    if (!this.#entries.every(entry => entry.inspection)) return []
+    return this.#entries.map(({ name, tensors, config, weight }) => ({ name, weight, source: config ? [tensors, config] : [tensors] }))
+  }
+
+  get names(): string[] {
+    return this.#entries.map(entry => entry.name)
+  }
+
+  /** The largest rank among the adapters, 0 without any. */
+  get largestRank(): number {
+    return Math.max(0, ...this.#entries.flatMap(entry => entry.inspection?.modules.map(module => module.rank) ?? []))
+  }
+
+  async add(groups: readonly FileGroup[]): Promise<void> {
+    const added: Entry[] = []
+    for (const { name, tensors, config } of groups) {
+      if (tensors) {
+        added.push({ name: this.#uniqueName(name, added), tensors, config, weight: 1 })
+        continue
+      }
+      // A config alone belongs to an adapter that lacks one.
+      const waiting = this.#entries.filter(entry => entry.problem?.code === 'config_missing')
+      for (const entry of waiting) {
+        entry.config = config
+        delete entry.problem
+        added.push(entry)
+      }
+    }
+    for (const entry of added) if (!this.#entries.includes(entry)) this.#entries.push(entry)
+    this.#render()
+    this.changed()
+    await Promise.all(added.map(entry => this.#look(entry)))
+    this.#render()
+    this.changed()
+  }
+
+  #uniqueName(name: string, others: readonly Entry[]): string {
+    const taken = new Set([...this.#entries, ...others].map(entry => entry.name))
+    let unique = name
+    for (let i = 2; taken.has(unique); i++) unique = `${name} (${i})`
+    return unique
+  }
+
+  async #look(entry: Entry): Promise<void> {
+    try {
+      entry.inspection = await this.merger.inspect({ name: entry.name, source: entry.config ? [entry.tensors, entry.config] : [entry.tensors] })
+    } catch (error) {
+      if (!(error instanceof MergeError)) throw error
+      entry.problem = error
+    }
+  }
+
+  #remove(entry: Entry): void {
+    this.#entries.splice(this.#entries.indexOf(entry), 1)
+    this.#render()
+    this.changed()
+  }
+
+  #render(): void {
+    if (this.#entries.length === 0) return this.root.replaceChildren()
+    this.root.replaceChildren(make('ul', { className: 'adapters' }, ...this.#entries.map(entry => this.#card(entry))))
+  }
+
+  #card(entry: Entry): HTMLElement {
+    const weight = make('input', { type: 'number', step: '0.1', value: String(entry.weight), required: true, ariaLabel: `Weight of ${entry.name}` })
+    weight.addEventListener('input', () => {
+      entry.weight = weight.valueAsNumber
+      this.changed()
+    })
+    const remove = make('button', { type: 'button', className: 'quiet', title: `Remove ${entry.name}`, ariaLabel: `Remove ${entry.name}` }, '×')
+    remove.addEventListener('click', () => this.#remove(entry))
+    return make(
+      'li',
+      { className: entry.problem ? 'adapter wrong' : 'adapter' },
+      make('div', { className: 'adapter-text' }, make('strong', {}, entry.name), ...describeEntry(entry)),
+      make('label', { className: 'weight' }, 'weight ', weight),
+      remove,
+    )
+  }
+}
+
+/** What a card says below the name. */
+function describeEntry({ inspection, problem }: Entry): HTMLElement[] {
+  if (problem) return [make('span', { className: 'problem' }, adviceFor(problem))]
+  if (!inspection) return [make('span', { className: 'muted' }, 'reading its header …')]
+  const { modules, bytes, baseModel, unsupported, notices } = inspection
+  const list = (values: readonly (number | string)[]): string => [...new Set(values)].join(', ')
+  const facts = [`${modules.length} modules`, `rank ${list(modules.map(module => module.rank))}`, list(modules.map(module => module.dtype)), bytesText(bytes)]
+  return [
+    make('span', { className: 'muted' }, facts.join(' · ')),
+    make('span', { className: 'muted' }, baseModel ? `for ${baseModel}` : 'names no base model'),
+    ...unsupported.slice(0, 3).map(({ tensor, reason }) => make('span', { className: 'problem' }, tensor ? `${tensor}: ${reason}` : reason)),
+    ...notices.map(text => make('span', { className: 'notice' }, text)),
+  ]
+}
+
+function adviceFor(problem: MergeError): string {
+  if (problem.code === 'config_missing') return 'Its adapter_config.json is missing: drop that file here too.'
+  return problem.message
+}

@@ -1,0 +1,28 @@
+// Making elements and finding them.
+
+type Child = Node | string
+
+/** A new element with properties and children. */
+export function make<K extends keyof HTMLElementTagNameMap>(tag: K, properties: Partial<Omit<HTMLElementTagNameMap[K], 'style'>> = {}, ...children: Child[]): HTMLElementTagNameMap[K] {
+  const element = Object.assign(document.createElement(tag), properties)
+  element.append(...children)
+  return element
+}
+
+/** The element with this id, of this class; index.html has it. */
+export function find<T extends HTMLElement>(id: string, type: new () => T): T {
+  const element = document.getElementById(id)
+  if (!(element instanceof type)) throw new Error(`index.html has no ${type.name} #${id}`)
+  return element
+}
+
+/** 1234567 -> "1.23 MB" */
+export function bytesText(bytes: number): string {
+  const units = ['B', 'kB', 'MB', 'GB']
+  const unit = Math.min(units.length - 1, bytes > 0 ? Math.floor(Math.log10(bytes) / 3) : 0)
+  return `${unit === 0 ? bytes : (bytes / 1000 ** unit).toPrecision(3)} ${units[unit]}`
+}
+
+export function percentText(share: number): string {
+  return Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : '–'
+}

@@ -1,0 +1,91 @@
+// The result: files to download, and the report, module by module.
+
+import { downloadZip } from 'client-zip'
+import type { MergeReport, MergeResult, ModuleReport } from 'lora-lego'
+import { bytesText, make, percentText } from './dom.js'
+
+const urls: string[] = []
+
+/** A link that saves a blob. Links of an earlier result stop working. */
+function downloadLink(text: string, name: string, blob: Blob, className: string): HTMLAnchorElement {
+  const url = URL.createObjectURL(blob)
+  urls.push(url)
+  return make('a', { href: url, download: name, className }, text)
+}
+
+export async function showResult(root: HTMLElement, result: MergeResult): Promise<void> {
+  for (const url of urls.splice(0)) URL.revokeObjectURL(url)
+  const { files, report } = result
+  const zip = await downloadZip(files.map(file => ({ name: `merged/${file.name}`, input: file, lastModified: new Date(2000, 0, 1) }))).blob()
+  const reportFile = new Blob([JSON.stringify(report, null, 2)], { type: 'application/json' })
+  root.replaceChildren(
+    make('h3', {}, 'Done'),
+    make('p', {}, summary(report)),
+    make(
+      'p',
+      { className: 'row' },
+      downloadLink(`Download the adapter (${bytesText(zip.size)})`, 'merged.zip', zip, 'button primary'),
+      ...files.map(file => downloadLink(file.name, file.name, file, 'button')),
+      downloadLink('report.json', 'report.json', reportFile, 'button'),
+    ),
+    ...report.notices.map(text => make('p', { className: 'notice' }, text)),
+    make('h3', {}, 'Report'),
+    ...legend(report),
+    make('div', { className: 'table', tabIndex: 0, role: 'region', ariaLabel: 'Report, module by module' }, reportTable(report)),
+  )
+  root.hidden = false
+}
+
+function summary({ totals, modules, recipe }: MergeReport): string {
+  const speed = bytesText(totals.inputBytes / totals.seconds)
+  return (
+    `${modules.length} modules merged with ${recipe.method} in ${totals.seconds.toFixed(2)} s (${speed} a second). ` +
+    `The result differs from the exact weighted sum by ${percentText(totals.relativeError)} of its norm.`
+  )
+}
+
+const hasClusters = (report: MergeReport): boolean => report.modules.some(module => module.clusters.length > 0)
+const colour = (adapter: number): string => `owner owner-${adapter % 8}`
+
+/** Which colour stands for which adapter. */
+function legend(report: MergeReport): HTMLElement[] {
+  if (!hasClusters(report)) return []
+  const names = report.inputs.map(({ name }, i) => make('li', {}, make('i', { className: colour(i) }), ` ${name}`))
+  return [make('p', { className: 'muted' }, 'Each bar is one merged rank, made of units of these adapters:'), make('ul', { className: 'legend' }, ...names)]
+}
+
+function reportTable(report: MergeReport): HTMLTableElement {
+  const head = ['Module', 'Units → rank', 'Error', 'Cosine', ...(hasClusters(report) ? ['Merged ranks'] : [])]
+  return make(
+    'table',
+    {},
+    make('caption', { className: 'visually-hidden' }, 'How each module was merged'),
+    make('thead', {}, make('tr', {}, ...head.map(text => make('th', { scope: 'col' }, text)))),
+    make('tbody', {}, ...report.modules.map(module => row(module, report))),
+  )
+}
+
+function row(module: ModuleReport, report: MergeReport): HTMLTableRowElement {
+  const number = (text: string, title = ''): HTMLTableCellElement => make('td', { className: 'number', title }, text)
+  const cells = [
+    make('th', { scope: 'row' }, module.module),
+    number(`${module.units} → ${module.rank}`, `ranks of the adapters: ${module.ranks.join(', ')}`),
+    number(percentText(module.relativeError)),
+    number(module.cosine.toFixed(3)),
+  ]
+  if (hasClusters(report)) cells.push(make('td', { className: 'clusters' }, ...module.clusters.map((counts, q) => clusterBar(counts, q, module.nearZero.includes(q), report))))
+  return make('tr', {}, ...cells)
+}
+
+/** One merged rank: a bar with a part for each adapter that its units come from. */
+function clusterBar(counts: readonly number[], index: number, nearZero: boolean, report: MergeReport): HTMLElement {
+  const owners = counts.map((count, i) => (count > 0 ? `${count} of ${report.inputs[i]?.name}` : '')).filter(text => text !== '')
+  const title = `rank ${index + 1}: ${owners.join(', ')}${nearZero ? '; its members cancel' : ''}`
+  const parts = counts.flatMap((count, i) => {
+    if (count === 0) return []
+    const part = make('i', { className: colour(i) })
+    part.style.width = `${0.28 * count}rem`
+    return [part]
+  })
+  return make('span', { className: nearZero ? 'cluster near-zero' : 'cluster', title, role: 'img', ariaLabel: title }, ...parts)
+}

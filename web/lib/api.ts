@@ -1,0 +1,156 @@
+// The four verbs: inspect, plan, merge, createMerger. The same on every platform.
+
+import { MergeError } from './error.js'
+import { methods, version, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
+import { resolveInput, type MergeInput } from './input.js'
+import { Lane, type CallOptions } from './lane.js'
+import type { Platform } from './platform.js'
+import type { AdapterData, Job, PlanData, Progress } from './protocol.js'
+import { resultOf, type MergeResult } from './result.js'
+import type { OutputReference } from './sink.js'
+
+/** How adapters are to be merged. Everything has a default; options of other methods are refused. */
+export interface Recipe extends MethodOptions {
+  /** Default: lego. */
+  readonly method?: MethodName
+  /** Rank of the result, for methods that take one. Default: the largest rank among the inputs. */
+  readonly rank?: number
+  /** Seed of every random choice, a whole number from 0 to 2^53 - 1. Default: 0. */
+  readonly seed?: number
+  /** The result is multiplied by this. Default: 1. */
+  readonly scale?: number
+  /** Type of the written values; `same`: that of the inputs, or F32 where they differ. Default: same. */
+  readonly dtype?: 'same' | 'f64' | 'f32' | 'f16' | 'bf16'
+}
+
+export interface MergeOptions {
+  /** Called as the work proceeds; the last call has fraction 1. */
+  readonly onProgress?: (progress: Progress) => void
+  /** Stops the work; the call then rejects with the signal's reason. */
+  readonly signal?: AbortSignal
+  /**
+   * Node: a folder to write the result to, made if need be. It appears there only when it is complete;
+   * files of an adapter that are there already are replaced. Without it the result stays in memory.
+   */
+  readonly output?: string
+}
+
+export interface MergerOptions {
+  /** Threads to work with where shared memory can be used. Default: the number of cores, at most 8. */
+  readonly threads?: number
+  /** `reference` runs the readable kernels: the same bytes, about ten times slower. For checks and benchmarks. */
+  readonly kernels?: 'fast' | 'reference'
+}
+
+/** What an adapter file holds. */
+export type Inspection = AdapterData
+/** What a merge will do. */
+export type MergePlan = PlanData
+
+/** Keeps a worker warm for many calls. */
+export interface Merger {
+  /** Threads it works with. */
+  readonly threads: number
+  /**
+   * What an adapter holds, weights unread: modules with ranks and scales, and what a merge would lose.
+   * Rejects with MergeError.
+   */
+  inspect(input: MergeInput, options?: Pick<MergeOptions, 'signal'>): Promise<Inspection>
+  /** What a merge would do, weights unread. Rejects with MergeError wherever merge() would refuse. */
+  plan(inputs: readonly MergeInput[], recipe?: Recipe, options?: Pick<MergeOptions, 'signal'>): Promise<MergePlan>
+  /** Merges adapters. Rejects with MergeError, or with the signal's reason. */
+  merge(inputs: readonly MergeInput[], recipe?: Recipe, options?: MergeOptions): Promise<MergeResult>
+  /** Ends the worker and gives its memory back; open calls reject with `closed`. */
+  close(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+export interface Api {
+  createMerger(options?: MergerOptions): Merger
+  inspect: Merger['inspect']
+  plan: Merger['plan']
+  merge: Merger['merge']
+}
+
+const mostThreads = 8
+
+export function defineApi(platform: Platform): Api {
+  function createMerger({ threads: asked, kernels = 'fast' }: MergerOptions = {}): Merger {
+    if (asked !== undefined && !(Number.isInteger(asked) && asked >= 1 && asked <= 64)) {
+      throw new MergeError({ code: 'bad_option', message: `threads must be a whole number from 1 to 64, not ${asked}` })
+    }
+    const threads = platform.canShareMemory ? (asked ?? Math.min(platform.cores, mostThreads)) : 1
+    let lane: Lane | undefined
+    let closed = false
+
+    const call: Lane['call'] = async (name, args, options) => {
+      if (closed) throw new MergeError({ code: 'closed', message: 'this merger was closed' })
+      // A dead worker is replaced; what it was doing is not tried again.
+      if (!lane?.alive) lane = new Lane(platform, { threads, reference: kernels === 'reference' })
+      return lane.call(name, args, options)
+    }
+    const close = async (): Promise<void> => {
+      closed = true
+      lane?.close()
+    }
+    return {
+      threads,
+      async inspect(input, options = {}) {
+        const { adapter } = await resolveInput(platform, input, 0)
+        return call('inspect', { adapter }, options)
+      },
+      async plan(inputs, recipe = {}, options = {}) {
+        return call('plan', { job: await jobOf(platform, inputs, recipe) }, options)
+      },
+      async merge(inputs, recipe = {}, { output: folder, ...options } = {}) {
+        const job = await jobOf(platform, inputs, recipe)
+        const output: OutputReference = folder === undefined ? { kind: 'memory' } : { kind: 'folder', path: folder }
+        if (folder !== undefined && !platform.checkOutput) throw new MergeError({ code: 'not_supported', message: 'an output folder can only be written in Node' })
+        await platform.checkOutput?.(output, job.adapters.flatMap(({ tensors, config }) => (config ? [tensors, config] : [tensors])))
+        return resultOf(job, await call('merge', { job, output }, options satisfies CallOptions))
+      },
+      close,
+      [Symbol.asyncDispose]: close,
+    }
+  }
+
+  /** One call with a merger of its own. */
+  async function once<T>(work: (merger: Merger) => Promise<T>): Promise<T> {
+    const merger = createMerger()
+    try {
+      return await work(merger)
+    } finally {
+      await merger.close()
+    }
+  }
+  return {
+    createMerger,
+    inspect: (input, options) => once(merger => merger.inspect(input, options)),
+    plan: (inputs, recipe, options) => once(merger => merger.plan(inputs, recipe, options)),
+    merge: (inputs, recipe, options) => once(merger => merger.merge(inputs, recipe, options)),
+  }
+}
+
+/** Resolves inputs and fills in defaults. The core checks what the values mean; this, that they are values. */
+async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
+  if (!Array.isArray(inputs)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
+  const { method = 'lego', rank, seed = 0, scale = 1, dtype = 'same', ...options } = recipe
+  if (rank !== undefined && !(Number.isInteger(rank) && rank >= 1 && rank <= 0xffff)) {
+    throw new MergeError({ code: 'bad_rank', message: `rank must be a whole number from 1 on, not ${rank}` })
+  }
+  if (!(Number.isSafeInteger(seed) && seed >= 0)) throw new MergeError({ code: 'bad_option', message: `seed must be a whole number from 0 to 2^53 - 1, not ${seed}` })
+  if (typeof scale !== 'number') throw new MergeError({ code: 'bad_option', message: `scale must be a number, not ${String(scale)}` })
+  const resolved = await Promise.all(inputs.map((input, index) => resolveInput(platform, input, index)))
+  return {
+    adapters: resolved.map(({ adapter }) => adapter),
+    weights: resolved.map(({ weight }) => weight),
+    method,
+    rank: rank ?? 0,
+    seed,
+    scale,
+    dtype: String(dtype),
+    options,
+  }
+}
+
+export { methods, version, type MethodInfo, type MethodName, type MethodOptions, type Progress }

@@ -1,0 +1,36 @@
+// What the two worker scripts of a browser share: their first message says how many threads to use.
+
+import { serve, type WorkerParts } from './serve.js'
+import { BlobSink } from './sink.js'
+import { openBlob } from './source.js'
+import { MergeError } from './error.js'
+import type { WorkerSettings } from './platform.js'
+import type { Request } from './protocol.js'
+
+/** The part of a dedicated worker's global scope that is used here. */
+interface WorkerScope {
+  onmessage: ((event: MessageEvent<Request & { settings: WorkerSettings }>) => void) | null
+  postMessage(message: unknown): void
+}
+const scope = globalThis as unknown as WorkerScope
+
+export function serveBrowser(start: (threads: number) => ReturnType<WorkerParts['start']>): void {
+  scope.onmessage = ({ data }) => {
+    const { settings } = data
+    void serve({
+      settings,
+      start: () => start(settings.threads),
+      open: openBlob,
+      openSink: async output => {
+        if (output.kind === 'memory') return new BlobSink()
+        throw new MergeError({ code: 'not_supported', message: 'an output folder can only be written in Node' })
+      },
+      port: {
+        post: reply => scope.postMessage(reply),
+        listen: receive => {
+          scope.onmessage = event => receive(event.data)
+        },
+      },
+    })
+  }
+}

@@ -1,0 +1,22 @@
+// lora-lego for browsers: merge LoRA adapters on the user's own machine.
+
+import { defineApi } from './api.js'
+import { browser } from './browser.js'
+
+const api = defineApi(browser)
+
+/** Keeps a worker warm for many calls. Close it when done. */
+export const createMerger = api.createMerger
+/** What an adapter holds. See Merger.inspect. */
+export const inspect = api.inspect
+/** What a merge would do. See Merger.plan. */
+export const plan = api.plan
+/** Merges adapters. See Merger.merge. */
+export const merge = api.merge
+
+export { methods, version } from './api.js'
+export type { Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, Recipe } from './api.js'
+export { errorCodes, MergeError } from './error.js'
+export type { MergeErrorCode } from './error.js'
+export type { AdapterSource, MergeInput, Source, WeightedInput } from './input.js'
+export type { MergedTensor, MergeReport, MergeResult, ModuleReport } from './result.js'

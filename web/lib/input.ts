@@ -1,0 +1,97 @@
+// What callers may give as an adapter, and how its files are told apart.
+
+import { MergeError } from './error.js'
+import type { Platform } from './platform.js'
+import type { AdapterReference } from './protocol.js'
+import type { FileReference } from './source.js'
+
+/** Bytes or a file. In Node a string or URL is a path: of a PEFT folder, or of its tensor file. */
+export type Source = Blob | ArrayBuffer | ArrayBufferView | string | URL
+
+/** One adapter: a file, or the files of its folder (those that do not belong to it are passed over). */
+export type AdapterSource = Source | readonly Source[]
+
+/** One adapter with its weight. */
+export interface WeightedInput {
+  readonly source: AdapterSource
+  /** Default 1. Negative weights subtract; 0 leaves the adapter out. */
+  readonly weight?: number
+  /** What messages and reports call it. Default: its folder's or file's name. */
+  readonly name?: string
+}
+
+export type MergeInput = AdapterSource | WeightedInput
+
+const tensorFileName = 'adapter_model.safetensors'
+const configFileName = 'adapter_config.json'
+
+function isWeighted(input: MergeInput): input is WeightedInput {
+  return typeof input === 'object' && input !== null && 'source' in input
+}
+
+function bad(message: string, file?: string): MergeError {
+  return new MergeError({ code: 'bad_input', message, ...(file !== undefined && { file }) })
+}
+
+/** An adapter's files, found in whatever the caller gave. */
+export async function resolveInput(platform: Platform, input: MergeInput, index: number): Promise<{ adapter: AdapterReference; weight: number }> {
+  const { source, weight = 1, name } = isWeighted(input) ? input : { source: input }
+  if (typeof weight !== 'number') throw bad(`the weight of input ${index + 1} is no number`)
+  const parts = Array.isArray(source) ? (source as readonly Source[]) : [source as Source]
+  if (parts.length === 0) throw bad(`input ${index + 1} is an empty list of files`)
+  const files: FileReference[] = []
+  let label = name
+  for (const part of parts) {
+    if (typeof part === 'string' || part instanceof URL) {
+      if (!platform.resolvePath) throw bad(`input ${index + 1} is a path or an address; in a browser, give File or Blob objects`)
+      const found = await platform.resolvePath(part)
+      label ??= found.label
+      files.push(...found.files)
+    } else {
+      files.push(fileFrom(part, index))
+    }
+  }
+  return { adapter: await adapterFrom(files, label, index), weight }
+}
+
+function fileFrom(part: Blob | ArrayBuffer | ArrayBufferView, index: number): FileReference {
+  if (part instanceof Blob) {
+    const path = 'webkitRelativePath' in part ? String(part.webkitRelativePath) : ''
+    return { name: path || ('name' in part ? String(part.name) : ''), blob: part }
+  }
+  // A Blob copies the bytes, so the caller's buffer stays usable and may change.
+  if (part instanceof ArrayBuffer || ArrayBuffer.isView(part)) return { name: '', blob: new Blob([part as ArrayBuffer]) }
+  throw bad(`input ${index + 1} is neither a File, a Blob, an ArrayBuffer, a typed array nor a list of them`)
+}
+
+const baseName = (path: string): string => path.slice(Math.max(path.lastIndexOf('/'), path.lastIndexOf('\\')) + 1)
+const folderName = (path: string): string => baseName(path.slice(0, Math.max(0, path.length - baseName(path).length - 1)))
+
+async function adapterFrom(files: readonly FileReference[], label: string | undefined, index: number): Promise<AdapterReference> {
+  const kinds = await Promise.all(files.map(kindOf))
+  const configs = files.filter((_, i) => kinds[i] === 'config')
+  let tensors = files.filter((_, i) => kinds[i] === 'tensors')
+  // A training folder may hold further safetensors files, such as an optimizer's.
+  if (tensors.length > 1) tensors = tensors.filter(file => baseName(file.name) === tensorFileName)
+  const where = label ?? (files[0]?.name || `input ${index + 1}`)
+  if (tensors.length === 0) throw bad(`'${where}' holds no ${tensorFileName}`, where)
+  if (tensors.length > 1 || configs.length > 1) throw bad(`'${where}' holds files of more than one adapter; give each adapter on its own`, where)
+  const [file] = tensors as [FileReference]
+  const plain = baseName(file.name).replace(/\.safetensors$/, '')
+  const name = label ?? (folderName(file.name) || (plain === 'adapter_model' ? '' : plain) || `adapter ${index + 1}`)
+  const named = (reference: FileReference, fallback: string): FileReference => ({ ...reference, name: reference.name || `${name}/${fallback}` })
+  return { label: name, tensors: named(file, tensorFileName), ...(configs[0] && { config: named(configs[0], configFileName) }) }
+}
+
+/** What a file is, by its name, or, where it has none, by its first bytes. */
+async function kindOf(file: FileReference): Promise<'tensors' | 'config' | 'other'> {
+  const name = baseName(file.name)
+  if (name === configFileName) return 'config'
+  if (name.endsWith('.safetensors')) return 'tensors'
+  // Pickles are no tensor files here, but the core has the clear words for them.
+  if (/^adapter_model\.(bin|pt|ckpt)$/.test(name) || /^[^/]*\.(bin|pt|pth|ckpt|gguf)$/.test(file.name)) return 'tensors'
+  if (name !== '' || !('blob' in file)) return 'other'
+  // A safetensors file's byte 7 is the top of a 64-bit length: never text.
+  const start = new Uint8Array(await file.blob.slice(0, 8).arrayBuffer())
+  return start.length === 8 && start[7] === 0 ? 'tensors' : start[0] === 0x7b || start[0] === 0x20 || start[0] === 0x0a ? 'config' : 'tensors'
+}

@@ -1,0 +1,113 @@
+// One worker and the calls that are open in it. Every way out settles every call.
+
+import { MergeError, type ErrorData } from './error.js'
+import type { Platform, WorkerHandle, WorkerSettings } from './platform.js'
+import type { CallName, Calls, CancelFlag, Progress, Reply } from './protocol.js'
+
+/** What a caller may want of a running call. */
+export interface CallOptions {
+  readonly signal?: AbortSignal | undefined
+  readonly onProgress?: ((progress: Progress) => void) | undefined
+}
+
+interface OpenCall {
+  resolve(value: unknown): void
+  reject(error: unknown): void
+  onProgress: ((progress: Progress) => void) | undefined
+  flag?: CancelFlag
+}
+
+// A core takes well under a second to load; on a slow phone with a cold cache, a few.
+const startTimeout = 30_000
+// A batch takes tens of milliseconds; where the cancel flag cannot be reached, this is how long it may take.
+const cancelGrace = 1_000
+
+export class Lane {
+  readonly #worker: WorkerHandle
+  readonly #open = new Map<number, OpenCall>()
+  readonly #startTimer: ReturnType<typeof setTimeout>
+  #nextId = 1
+  #dead: MergeError | undefined
+
+  constructor(platform: Platform, settings: WorkerSettings) {
+    this.#worker = platform.startWorker(settings.threads > 1 ? 'threads' : 'single', settings)
+    this.#worker.listen(
+      reply => this.#receive(reply),
+      reason => this.#fail({ code: 'worker_failed', message: reason }),
+    )
+    this.#startTimer = setTimeout(() => this.#fail({ code: 'worker_failed', message: `the worker did not start within ${startTimeout / 1000} s` }), startTimeout)
+  }
+
+  /** False once the worker has ended; calls then reject at once. */
+  get alive(): boolean {
+    return this.#dead === undefined
+  }
+
+  /** Ends the worker; open calls reject with `closed`. */
+  close(): void {
+    this.#fail({ code: 'closed', message: 'the merger was closed while it worked' })
+  }
+
+  /**
+   * Sends a call. Rejects with MergeError, or, once `signal` aborts, with the signal's reason, as soon as
+   * the work has really stopped.
+   */
+  call<C extends CallName>(call: C, args: Calls[C]['in'], options: CallOptions = {}): Promise<Calls[C]['out']> {
+    const { signal, onProgress } = options
+    return new Promise((resolve, reject) => {
+      if (this.#dead) return reject(this.#dead)
+      if (signal?.aborted) return reject(signal.reason)
+      const id = this.#nextId++
+      let graceTimer: ReturnType<typeof setTimeout> | undefined
+      const abort = (): void => {
+        const open = this.#open.get(id)
+        if (!open) return
+        if (open.flag) Atomics.store(new Int32Array(open.flag.buffer, open.flag.address, 1), 0, 1)
+        this.#worker.post({ cancel: id })
+        graceTimer = setTimeout(() => this.#fail({ code: 'cancelled', message: 'the work was cancelled' }), cancelGrace)
+      }
+      const settle = (): void => {
+        clearTimeout(graceTimer)
+        signal?.removeEventListener('abort', abort)
+      }
+      this.#open.set(id, {
+        resolve: value => {
+          settle()
+          resolve(value as Calls[C]['out'])
+        },
+        reject: error => {
+          settle()
+          reject(signal?.aborted ? signal.reason : error)
+        },
+        onProgress,
+      })
+      signal?.addEventListener('abort', abort)
+      this.#worker.post({ id, call, args } as Parameters<WorkerHandle['post']>[0])
+    })
+  }
+
+  #receive(reply: Reply): void {
+    if ('ready' in reply) return clearTimeout(this.#startTimer)
+    if ('failed' in reply) return this.#fail(reply.failed)
+    const open = this.#open.get(reply.id)
+    if (!open) return this.#fail({ code: 'worker_failed', message: `the worker answered call ${reply.id}, which is not open` })
+    if ('progress' in reply) return open.onProgress?.(reply.progress)
+    if ('flag' in reply) {
+      open.flag = reply.flag
+      return
+    }
+    this.#open.delete(reply.id)
+    if ('error' in reply) open.reject(new MergeError(reply.error))
+    else open.resolve(reply.value)
+  }
+
+  #fail(why: ErrorData): void {
+    if (this.#dead) return
+    this.#dead = new MergeError(why)
+    clearTimeout(this.#startTimer)
+    this.#worker.terminate()
+    const calls = [...this.#open.values()]
+    this.#open.clear()
+    for (const call of calls) call.reject(this.#dead)
+  }
+}

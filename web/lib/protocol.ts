@@ -1,0 +1,76 @@
+// What the page or program and its worker say to each other. One map of calls is the whole truth; requests
+// and replies are derived from it.
+
+import type { ErrorData } from './error.js'
+import type { AdapterValue, PlanValue, ReportValue, TensorValue } from './generated/core-single.mjs'
+import type { MethodName, MethodOptions } from './generated/registry.js'
+import type { FileReference } from './source.js'
+import type { OutputReference, SinkResult } from './sink.js'
+
+/** The files of one adapter. */
+export interface AdapterReference {
+  readonly label: string
+  readonly tensors: FileReference
+  readonly config?: FileReference
+}
+
+/** A recipe with nothing left to default, and its inputs. */
+export interface Job {
+  readonly adapters: readonly AdapterReference[]
+  readonly weights: readonly number[]
+  readonly method: MethodName
+  readonly rank: number
+  readonly seed: number
+  readonly scale: number
+  readonly dtype: string
+  readonly options: MethodOptions
+}
+
+/** What a finished merge leaves. */
+export interface MergeOutcome {
+  readonly plan: PlanData
+  readonly modules: readonly ReportValue[]
+  readonly output: SinkResult
+  readonly seconds: number
+  readonly threads: number
+}
+
+/** The plan as the core gives it, without what only the worker needs. */
+export type PlanData = Omit<PlanValue, 'error' | 'batches'>
+export type AdapterData = Omit<AdapterValue, 'error'>
+export type { TensorValue }
+
+export interface Calls {
+  inspect: { in: { readonly adapter: AdapterReference }; out: AdapterData }
+  plan: { in: { readonly job: Job }; out: PlanData }
+  merge: { in: { readonly job: Job; readonly output: OutputReference }; out: MergeOutcome }
+}
+export type CallName = keyof Calls
+
+/** From the caller to the worker. */
+export type Request = { [C in CallName]: { readonly id: number; readonly call: C; readonly args: Calls[C]['in'] } }[CallName] | { readonly cancel: number }
+
+/** How far a merge has come. */
+export interface Progress {
+  /** 0 to 1, never falling; 1 only when the result is complete. */
+  readonly fraction: number
+  /** Modules merged, of `modules`. */
+  readonly modulesDone: number
+  readonly modules: number
+}
+
+/** Where the caller can set a running call's cancel flag itself: a word of shared memory. */
+export interface CancelFlag {
+  readonly buffer: SharedArrayBuffer
+  readonly address: number
+}
+
+/** From the worker to the caller. */
+export type Reply =
+  | { readonly ready: true }
+  /** The worker cannot work (any more); every open call fails with this. */
+  | { readonly failed: ErrorData }
+  | { readonly id: number; readonly value: unknown }
+  | { readonly id: number; readonly error: ErrorData }
+  | { readonly id: number; readonly progress: Progress }
+  | { readonly id: number; readonly flag: CancelFlag }

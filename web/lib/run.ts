@@ -1,0 +1,188 @@
+// One call from open files to written bytes, in the worker: the only place that drives the core.
+
+import { MergeError, type MergeErrorCode } from './error.js'
+import type { BatchValue, ErrorValue, MainModule, Session } from './generated/core-single.mjs'
+import { methods } from './generated/registry.js'
+import type { AdapterData, AdapterReference, CancelFlag, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
+import type { WorkerSettings } from './platform.js'
+import type { OpenSink, OutputReference } from './sink.js'
+import { readFailed, type ByteSource, type OpenSource } from './source.js'
+
+// PEFT's own configs have 1 to 3 KB; the core refuses more than this (limits.h, kConfigBytes).
+const largestConfig = 4_000_000
+
+/** What a call may use. */
+export interface Tools {
+  readonly core: MainModule
+  /** What the worker was started with. */
+  readonly settings: WorkerSettings
+  readonly open: OpenSource
+  readonly openSink: OpenSink
+}
+
+/** How a running call talks to its caller. */
+export interface Listener {
+  readonly cancelled: () => boolean
+  readonly progress: (progress: Progress) => void
+  readonly flag: (flag: CancelFlag) => void
+}
+
+/** Throws if the core's answer is an error. */
+function check(error: ErrorValue): void {
+  if (error.code === '') return
+  throw new MergeError({
+    code: error.code as MergeErrorCode,
+    message: error.message,
+    ...(error.file && { file: error.file }),
+    ...(error.tensor && { tensor: error.tensor }),
+    ...(error.offset >= 0 && { offset: error.offset }),
+  })
+}
+
+function checkCancelled(listener: Listener): void {
+  if (listener.cancelled()) throw new MergeError({ code: 'cancelled', message: 'The work was cancelled.' })
+}
+
+/** Opens an adapter's files, gives its header and config to the session, and keeps the tensor file open. */
+async function openAdapter(tools: Tools, session: Session, reference: AdapterReference, sources: ByteSource[]): Promise<AdapterData> {
+  const source = await tools.open(reference.tensors)
+  sources.push(source)
+  const prefix = await source.read(0, Math.min(8, source.size))
+  const size = tools.core.headerSize(source.name, prefix, source.size)
+  check(size.error)
+  const header = await source.read(0, size.bytes)
+  const config = reference.config && (await readConfig(tools, reference.config))
+  const names = { label: reference.label, file: source.name, configFile: reference.config?.name ?? '', fileSize: source.size, hasConfig: config !== undefined }
+  const { error, ...data } = session.addAdapter(names, header, config ?? new Uint8Array())
+  check(error)
+  return data
+}
+
+async function readConfig(tools: Tools, reference: AdapterReference['tensors']): Promise<Uint8Array> {
+  const source = await tools.open(reference)
+  try {
+    if (source.size > largestConfig) throw new MergeError({ code: 'bad_config', message: `'${source.name}': a config of ${source.size} bytes is none`, file: source.name })
+    return await source.read(0, source.size)
+  } finally {
+    await source.close()
+  }
+}
+
+/** Runs `work` with a session and open files, both of which end with it. */
+async function withSession<T>(tools: Tools, threads: number, work: (session: Session, sources: ByteSource[]) => Promise<T>): Promise<T> {
+  const session = new tools.core.Session(threads, tools.settings.reference)
+  const sources: ByteSource[] = []
+  try {
+    return await work(session, sources)
+  } finally {
+    session.delete()
+    await Promise.allSettled(sources.map(source => source.close()))
+  }
+}
+
+async function openAll(tools: Tools, session: Session, sources: ByteSource[], job: Job, listener: Listener): Promise<void> {
+  for (const adapter of job.adapters) {
+    checkCancelled(listener)
+    await openAdapter(tools, session, adapter, sources)
+  }
+}
+
+function makePlan(session: Session, job: Job): { plan: PlanData; batches: BatchValue[] } {
+  const known = methods.find(method => method.name === job.method)?.options ?? []
+  const options = Object.entries(job.options)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => ({ name: known.find(option => option.name === name)?.coreName ?? name, value: String(value) }))
+  const { error, batches, ...plan } = session.makePlan({ method: job.method, weights: [...job.weights], rank: job.rank, seed: job.seed, scale: job.scale, dtype: job.dtype, options })
+  check(error)
+  return { plan, batches }
+}
+
+export async function inspect(tools: Tools, adapter: AdapterReference): Promise<AdapterData> {
+  return withSession(tools, 1, (session, sources) => openAdapter(tools, session, adapter, sources))
+}
+
+export async function plan(tools: Tools, job: Job, listener: Listener): Promise<PlanData> {
+  return withSession(tools, tools.settings.threads, async (session, sources) => {
+    await openAll(tools, session, sources, job, listener)
+    return makePlan(session, job).plan
+  })
+}
+
+/** The ranges of one batch, read at the same time. */
+async function readBatch(batch: BatchValue, sources: readonly ByteSource[]): Promise<Uint8Array[]> {
+  return Promise.all(
+    batch.reads.map(range => {
+      const source = sources[range.adapter]
+      if (!source) throw readFailed('?', `no adapter ${range.adapter}`)
+      return source.read(range.offset, range.length)
+    }),
+  )
+}
+
+export async function merge(tools: Tools, job: Job, output: OutputReference, listener: Listener): Promise<MergeOutcome> {
+  const start = performance.now()
+  return withSession(tools, tools.settings.threads, async (session, sources) => {
+    const { buffer } = tools.core.wasmMemory as WebAssembly.Memory
+    if (typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer) listener.flag({ buffer, address: session.cancelAddress() })
+    await openAll(tools, session, sources, job, listener)
+    const { plan, batches } = makePlan(session, job)
+    const sink = await tools.openSink(output)
+    try {
+      await sink.begin({ name: 'adapter_model.safetensors', size: plan.outputBytes })
+      await sink.write(session.outputHeader())
+      let next = startReading(batches[0], sources)
+      let modulesDone = 0
+      for (const [index, batch] of batches.entries()) {
+        const ranges = await next
+        await nextTask()
+        // The next batch is on its way while this one is computed.
+        next = startReading(batches[index + 1], sources)
+        checkCancelled(listener)
+        const input = session.input(batch.inputBytes)
+        check(input.error)
+        for (const [r, bytes] of ranges.entries()) input.bytes.set(bytes, batch.reads[r]?.at)
+        const result = session.run(index)
+        check(result.error)
+        await sink.write(result.bytes)
+        modulesDone += batch.modules
+        // 1 is kept for the moment when the result is complete.
+        listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone, modules: plan.modules.length })
+      }
+      const config = new TextEncoder().encode(plan.config)
+      await sink.begin({ name: 'adapter_config.json', size: config.length })
+      await sink.write(config)
+      checkCancelled(listener)
+      const outcome = {
+        plan,
+        modules: session.reports(),
+        output: await sink.finish(),
+        seconds: (performance.now() - start) / 1000,
+        threads: session.threads(),
+      }
+      listener.progress({ fraction: 1, modulesDone: plan.modules.length, modules: plan.modules.length })
+      return outcome
+    } catch (error) {
+      await sink.abort()
+      throw error
+    }
+  })
+}
+
+/** Lets messages in that have arrived, a cancel among them; promises alone would go on before them. */
+function nextTask(): Promise<void> {
+  return new Promise(resolve => {
+    const { port1, port2 } = new MessageChannel()
+    port1.onmessage = () => {
+      port1.close()
+      resolve()
+    }
+    port2.postMessage(null)
+  })
+}
+
+/** Starts reading a batch. If the merge fails first, nobody waits for it: its own failure is then no news. */
+function startReading(batch: BatchValue | undefined, sources: readonly ByteSource[]): Promise<Uint8Array[]> {
+  const reading = batch ? readBatch(batch, sources) : Promise.resolve([])
+  reading.catch(() => undefined)
+  return reading
+}

@@ -1,0 +1,91 @@
+// The worker's body, the same for every build and platform: takes calls, runs them one after the other,
+// and answers each of them, whatever happens.
+
+import { MergeError, messageOf, type ErrorData } from './error.js'
+import type { MainModule } from './generated/core-single.mjs'
+import type { Progress, Reply, Request } from './protocol.js'
+import { inspect, merge, plan, type Listener, type Tools } from './run.js'
+
+/** The worker's end of the line. */
+export interface Port {
+  post(reply: Reply): void
+  listen(receive: (request: Request) => void): void
+}
+
+/** What a worker of one build on one platform brings. */
+export interface WorkerParts extends Omit<Tools, 'core'> {
+  readonly port: Port
+  readonly start: () => Promise<MainModule>
+}
+
+// More often than this is more than a progress bar can show.
+const progressInterval = 50
+
+export async function serve({ port, start, ...parts }: WorkerParts): Promise<void> {
+  const cancelled = new Set<number>()
+  let core: Promise<MainModule> | undefined
+  let queue = Promise.resolve()
+
+  async function answer(request: Exclude<Request, { cancel: number }>): Promise<void> {
+    const { id } = request
+    try {
+      const tools: Tools = { ...parts, core: await (core as Promise<MainModule>) }
+      port.post({ id, value: await dispatch(tools, request, listenerFor(id)) })
+    } catch (error) {
+      if (!(error instanceof MergeError)) {
+        // A trap or an abort: the core's memory is in an unknown state, so this worker ends.
+        port.post({ failed: failureOf(error) })
+        return
+      }
+      port.post({ id, error: error.toJSON() })
+    } finally {
+      cancelled.delete(id)
+    }
+  }
+
+  function listenerFor(id: number): Listener {
+    let last = -Infinity
+    return {
+      cancelled: () => cancelled.has(id),
+      flag: flag => port.post({ id, flag }),
+      progress: (progress: Progress) => {
+        const now = performance.now()
+        if (progress.fraction < 1 && now - last < progressInterval) return
+        last = now
+        port.post({ id, progress })
+      },
+    }
+  }
+
+  port.listen(request => {
+    if ('cancel' in request) {
+      cancelled.add(request.cancel)
+      return
+    }
+    queue = queue.then(() => answer(request))
+  })
+
+  try {
+    core = start()
+    await core
+    port.post({ ready: true })
+  } catch (error) {
+    port.post({ failed: { code: 'asset_not_found', message: `the WebAssembly core could not be loaded: ${messageOf(error)}` } })
+  }
+}
+
+async function dispatch(tools: Tools, request: Exclude<Request, { cancel: number }>, listener: Listener): Promise<unknown> {
+  switch (request.call) {
+    case 'inspect':
+      return inspect(tools, request.args.adapter)
+    case 'plan':
+      return plan(tools, request.args.job, listener)
+    case 'merge':
+      return merge(tools, request.args.job, request.args.output, listener)
+  }
+}
+
+function failureOf(error: unknown): ErrorData {
+  const memory = error instanceof RangeError || /memory|out of bounds/i.test(messageOf(error))
+  return { code: memory ? 'out_of_memory' : 'worker_failed', message: `the WebAssembly core stopped: ${messageOf(error)}` }
+}

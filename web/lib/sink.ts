@@ -1,0 +1,50 @@
+// Where merged bytes go, in file order.
+
+/** Name and size in bytes of a file of the result. */
+export interface OutputFile {
+  readonly name: string
+  readonly size: number
+}
+
+/** Takes the files of a result one after the other. */
+export interface Sink {
+  /** Starts the next file. */
+  begin(file: OutputFile): Promise<void>
+  /** Appends to it. The bytes are only valid until this returns: they lie in the core's memory. */
+  write(bytes: Uint8Array): Promise<void>
+  /** Ends the last file; the result is complete. */
+  finish(): Promise<SinkResult>
+  /** Gives up: nothing is left behind. */
+  abort(): Promise<void>
+}
+
+/** The files of a result, or the folder that they were written to. */
+export type SinkResult = { readonly files: readonly { readonly name: string; readonly blob: Blob }[] } | { readonly folder: string }
+
+/** Where a caller wants the result: in memory, or, in Node, in a folder. */
+export type OutputReference = { readonly kind: 'memory' } | { readonly kind: 'folder'; readonly path: string }
+
+/** Opens an output; the platform decides which kinds it can. */
+export type OpenSink = (output: OutputReference) => Promise<Sink>
+
+/** Collects files as Blobs: a browser keeps those outside of any page's or worker's heap. */
+export class BlobSink implements Sink {
+  readonly #files: { name: string; parts: Blob[] }[] = []
+
+  async begin(file: OutputFile): Promise<void> {
+    this.#files.push({ name: file.name, parts: [] })
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    // A view of shared memory cannot go into a Blob: slice() copies it out.
+    this.#files.at(-1)?.parts.push(new Blob([bytes.slice() as Uint8Array<ArrayBuffer>]))
+  }
+
+  async finish(): Promise<SinkResult> {
+    return { files: this.#files.map(({ name, parts }) => ({ name, blob: new Blob(parts) })) }
+  }
+
+  async abort(): Promise<void> {
+    this.#files.length = 0
+  }
+}

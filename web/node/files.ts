@@ -1,0 +1,123 @@
+// Files of Node's file system as sources and sinks.
+
+import { randomUUID } from 'node:crypto'
+import { mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
+import { MergeError, messageOf } from '../lib/error.js'
+import { BlobSink, type OpenSink, type OutputFile, type Sink, type SinkResult } from '../lib/sink.js'
+import { openBlob, readFailed, type ByteSource, type OpenSource } from '../lib/source.js'
+
+class FileSource implements ByteSource {
+  constructor(
+    readonly name: string,
+    readonly size: number,
+    private readonly handle: FileHandle,
+  ) {}
+
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    const bytes = new Uint8Array(length)
+    for (let done = 0; done < length; ) {
+      const { bytesRead } = await this.handle.read(bytes, done, length - done, offset + done).catch((error: unknown) => {
+        throw readFailed(this.name, messageOf(error), error)
+      })
+      if (bytesRead === 0) throw readFailed(this.name, `it ends after ${offset + done} bytes`)
+      done += bytesRead
+    }
+    return bytes
+  }
+
+  async close(): Promise<void> {
+    await this.handle.close()
+  }
+}
+
+export const openFile: OpenSource = async reference => {
+  if (!('path' in reference)) return openBlob(reference)
+  try {
+    const handle = await open(reference.path, 'r')
+    return new FileSource(reference.name, (await handle.stat()).size, handle)
+  } catch (error) {
+    throw readFailed(reference.name, messageOf(error), error)
+  }
+}
+
+/** Writes to a folder beside the target, which takes its place only when everything is in it. */
+class FolderSink implements Sink {
+  #handle: FileHandle | undefined
+  #position = 0
+  readonly #names: string[] = []
+
+  private constructor(
+    private readonly target: string,
+    private readonly partial: string,
+  ) {}
+
+  static async open(path: string): Promise<FolderSink> {
+    const target = resolve(path)
+    // Beside the target, so that renaming moves no bytes.
+    const partial = join(dirname(target), `.${basename(target)}.partial-${randomUUID()}`)
+    await mkdir(partial, { recursive: true })
+    return new FolderSink(target, partial)
+  }
+
+  async begin({ name, size }: OutputFile): Promise<void> {
+    await this.#handle?.close()
+    this.#handle = await open(join(this.partial, name), 'wx')
+    this.#names.push(name)
+    this.#position = 0
+    // A full disk shows now, not after the work.
+    if (size > 0) await this.#handle.truncate(size)
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    for (let done = 0; done < bytes.length; ) {
+      const { bytesWritten } = (await this.#handle?.write(bytes, done, bytes.length - done, this.#position + done)) ?? { bytesWritten: 0 }
+      done += bytesWritten
+    }
+    this.#position += bytes.length
+  }
+
+  async finish(): Promise<SinkResult> {
+    await this.#handle?.sync()
+    await this.#handle?.close()
+    this.#handle = undefined
+    if (await stat(this.target).catch(() => undefined)) {
+      // The folder is there: its other files stay, ours are replaced one by one.
+      for (const name of this.#names) await rename(join(this.partial, name), join(this.target, name))
+      await rm(this.partial, { recursive: true })
+    } else {
+      await rename(this.partial, this.target)
+    }
+    return { folder: this.target }
+  }
+
+  async abort(): Promise<void> {
+    await this.#handle?.close().catch(() => undefined)
+    await rm(this.partial, { recursive: true, force: true })
+  }
+}
+
+/** Turns whatever a sink throws into write_failed. */
+function guarded(path: string, sink: Sink): Sink {
+  const guard = async <T>(work: Promise<T>): Promise<T> => work.catch((error: unknown) => {
+    throw writeFailed(path, error)
+  })
+  return {
+    begin: file => guard(sink.begin(file)),
+    write: bytes => guard(sink.write(bytes)),
+    finish: () => guard(sink.finish()),
+    abort: () => sink.abort(),
+  }
+}
+
+function writeFailed(path: string, error: unknown): MergeError {
+  return new MergeError({ code: 'write_failed', message: `'${path}': could not be written (${messageOf(error)})`, file: path }, { cause: error })
+}
+
+export const openOutput: OpenSink = async output => {
+  if (output.kind === 'memory') return new BlobSink()
+  const sink = await FolderSink.open(output.path).catch((error: unknown) => {
+    throw writeFailed(output.path, error)
+  })
+  return guarded(output.path, sink)
+}

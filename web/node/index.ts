@@ -1,0 +1,22 @@
+// lora-lego for Node: the same verbs; paths as inputs, and a folder as output.
+
+import { defineApi } from '../lib/api.js'
+import { node } from './platform.js'
+
+const api = defineApi(node)
+
+/** Keeps a worker warm for many calls. Close it when done. */
+export const createMerger = api.createMerger
+/** What an adapter holds. See Merger.inspect. */
+export const inspect = api.inspect
+/** What a merge would do. See Merger.plan. */
+export const plan = api.plan
+/** Merges adapters. See Merger.merge. */
+export const merge = api.merge
+
+export { methods, version } from '../lib/api.js'
+export type { Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, Recipe } from '../lib/api.js'
+export { errorCodes, MergeError } from '../lib/error.js'
+export type { MergeErrorCode } from '../lib/error.js'
+export type { AdapterSource, MergeInput, Source, WeightedInput } from '../lib/input.js'
+export type { MergedTensor, MergeReport, MergeResult, ModuleReport } from '../lib/result.js'

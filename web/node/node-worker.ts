@@ -1,0 +1,23 @@
+// What the two worker scripts of Node share.
+
+import { parentPort, workerData } from 'node:worker_threads'
+import type { WorkerSettings } from '../lib/platform.js'
+import type { Request } from '../lib/protocol.js'
+import { serve, type WorkerParts } from '../lib/serve.js'
+import { openFile, openOutput } from './files.js'
+
+export function serveNode(start: (threads: number) => ReturnType<WorkerParts['start']>): void {
+  const port = parentPort
+  if (!port) throw new Error('this script is the worker of lora-lego; import the package instead')
+  const settings = workerData as WorkerSettings
+  void serve({
+    settings,
+    start: () => start(settings.threads),
+    open: openFile,
+    openSink: openOutput,
+    port: {
+      post: reply => port.postMessage(reply),
+      listen: receive => port.on('message', (request: Request) => receive(request)),
+    },
+  })
+}

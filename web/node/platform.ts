@@ -1,0 +1,70 @@
+// Node as a platform: worker threads and the file system.
+
+import { readdir, realpath, stat } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+import { basename, dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
+import { MergeError } from '../lib/error.js'
+import type { PathFiles, Platform, WorkerHandle } from '../lib/platform.js'
+import type { Reply } from '../lib/protocol.js'
+import type { FileReference } from '../lib/source.js'
+
+export const node: Platform = {
+  cores: availableParallelism(),
+  canShareMemory: true,
+  startWorker(variant, settings): WorkerHandle {
+    const script = variant === 'threads' ? './worker-threads.js' : './worker-single.js'
+    const worker = new Worker(new URL(script, import.meta.url), { workerData: settings })
+    return {
+      post: request => worker.postMessage(request),
+      listen: (receive, failed) => {
+        worker.on('message', (reply: Reply) => receive(reply))
+        worker.on('messageerror', error => failed(`a message of the worker could not be read: ${error.message}`))
+        worker.on('error', (error: Error) => failed(`the worker failed: ${error.message}`))
+        worker.on('exit', code => failed(`the worker ended with code ${code}`))
+      },
+      terminate: () => void worker.terminate(),
+    }
+  },
+  resolvePath,
+  async checkOutput(output, inputs) {
+    if (output.kind !== 'folder') return
+    const target = await stat(output.path).catch(() => undefined)
+    if (target && !target.isDirectory()) {
+      throw new MergeError({ code: 'write_failed', message: `'${output.path}' is a file; a PEFT adapter is written to a folder`, file: output.path })
+    }
+    const folder = await realpath(output.path).catch(() => resolve(output.path))
+    for (const input of inputs) {
+      if (!('path' in input) || dirname(await realpath(input.path)) !== folder) continue
+      throw new MergeError({ code: 'output_is_input', message: `'${output.path}' holds the input '${input.name}', which the result would replace`, file: output.path })
+    }
+  },
+}
+
+/** A folder's files, or a tensor file together with the config beside it. */
+async function resolvePath(given: string | URL): Promise<PathFiles> {
+  const path = given instanceof URL ? pathOf(given) : given
+  const info = await stat(path).catch((error: NodeJS.ErrnoException) => {
+    throw new MergeError({ code: error.code === 'ENOENT' ? 'not_found' : 'read_failed', message: `'${path}': ${error.code === 'ENOENT' ? 'there is no such file or folder' : error.message}`, file: path }, { cause: error })
+  })
+  const reference = (file: string): FileReference => ({ name: file, path: file })
+  if (info.isDirectory()) {
+    const names = (await readdir(path, { withFileTypes: true })).filter(entry => !entry.isDirectory()).map(entry => entry.name)
+    return { label: basename(resolve(path)), files: names.sort().map(name => reference(join(path, name))) }
+  }
+  const config = join(dirname(path), 'adapter_config.json')
+  const hasConfig = basename(path) !== 'adapter_config.json' && (await stat(config).catch(() => undefined))?.isFile()
+  return { label: labelOf(path), files: hasConfig ? [reference(path), reference(config)] : [reference(path)] }
+}
+
+/** A PEFT tensor file is called after its folder; any other, after itself. */
+function labelOf(path: string): string {
+  const name = basename(path)
+  return name.startsWith('adapter_model.') ? basename(dirname(resolve(path))) : name.replace(/\.safetensors$/, '')
+}
+
+function pathOf(url: URL): string {
+  if (url.protocol === 'file:') return fileURLToPath(url)
+  throw new MergeError({ code: 'bad_input', message: `'${url.href}': only file: addresses can be opened; nothing is fetched from a network`, file: url.href })
+}
