@@ -73,12 +73,10 @@ export interface MethodInfo {
 export const methods: readonly MethodInfo[] = ${JSON.stringify(
     methods.map(method => ({
       ...method,
-      options: method.options.map(({ name, standard: _, ...option }) => ({
-        name: camel(name),
-        coreName: name,
-        ...option,
-        default: defaultOf(options.get(name)),
-      })),
+      options: method.options.map(option => {
+        const { name, type, choices, minimum, maximum, sentence } = option
+        return { name: camel(name), coreName: name, type, choices, minimum, maximum, default: defaultOf(option), sentence }
+      }),
     })),
     null,
     2,

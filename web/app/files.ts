@@ -20,14 +20,19 @@ export function chosenFiles(list: FileList): PlacedFile[] {
 
 /** Files dropped on the page, with all that lies in dropped folders. */
 export async function droppedFiles(data: DataTransfer): Promise<PlacedFile[]> {
-  // The list is emptied as soon as the event handler returns, so the entries are taken first.
-  const entries = [...data.items].map(item => item.webkitGetAsEntry()).filter(entry => entry !== null)
-  return (await Promise.all(entries.map(entry => filesBelow(entry, '')))).flat()
+  // The list is emptied as soon as the event handler returns, so everything is taken from it first.
+  const items = [...data.items].filter(item => item.kind === 'file').map(item => ({ entry: item.webkitGetAsEntry(), file: item.getAsFile() }))
+  const placed = items.map(async ({ entry, file }) => {
+    if (entry) return filesBelow(entry, '')
+    // No entry: the file comes from no folder, for instance from another page.
+    return file ? [{ path: file.name, file }] : []
+  })
+  return (await Promise.all(placed)).flat()
 }
 
 async function filesBelow(entry: FileSystemEntry, folder: string): Promise<PlacedFile[]> {
   const path = folder + entry.name
-  if (entry instanceof FileSystemFileEntry || entry.isFile) {
+  if (entry.isFile) {
     const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject))
     return [{ path, file }]
   }

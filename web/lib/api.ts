@@ -66,7 +66,7 @@ export interface Merger {
 }
 
 export interface Api {
-  createMerger(options?: MergerOptions): Merger
+  createMerger: (options?: MergerOptions) => Merger
   inspect: Merger['inspect']
   plan: Merger['plan']
   merge: Merger['merge']
@@ -133,7 +133,7 @@ export function defineApi(platform: Platform): Api {
 
 /** Resolves inputs and fills in defaults. The core checks what the values mean; this, that they are values. */
 async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
-  if (!Array.isArray(inputs)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
+  if (!Array.isArray(inputs as unknown)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
   const { method = 'lego', rank, seed = 0, scale = 1, dtype = 'same', ...options } = recipe
   if (rank !== undefined && !(Number.isInteger(rank) && rank >= 1 && rank <= 0xffff)) {
     throw new MergeError({ code: 'bad_rank', message: `rank must be a whole number from 1 on, not ${rank}` })

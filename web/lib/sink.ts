@@ -37,7 +37,7 @@ export class BlobSink implements Sink {
 
   async write(bytes: Uint8Array): Promise<void> {
     // A view of shared memory cannot go into a Blob: slice() copies it out.
-    this.#files.at(-1)?.parts.push(new Blob([bytes.slice() as Uint8Array<ArrayBuffer>]))
+    this.#files.at(-1)?.parts.push(new Blob([bytes.slice()]))
   }
 
   async finish(): Promise<SinkResult> {

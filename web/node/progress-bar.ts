@@ -4,9 +4,9 @@ import { SingleBar } from 'cli-progress'
 import type { Progress } from './index.js'
 
 export interface ProgressBar {
-  update(progress: Progress): void
+  update: (progress: Progress) => void
   /** Removes the bar; may be called twice. */
-  end(): void
+  end: () => void
 }
 
 export function progressBar(): ProgressBar {

@@ -1,0 +1,127 @@
+// `npm run bench`: kernels and whole merges, each beside the reference kernels in the same run.
+// `npm run bench -- --update` also writes the tables into README.md and docs/numerics.md.
+
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { cpus, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { makeAdapters } from '../tests/bench/make-llama-adapters.mjs'
+import { build } from './build.mjs'
+import { buildNative } from './native.mjs'
+import { capture, main, step } from './say.mjs'
+import { project } from './toolchain.mjs'
+
+/** A Markdown table. */
+function table(head, rows) {
+  const line = cells => `| ${cells.join(' | ')} |`
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
+}
+
+const figure = value => Number(value.toPrecision(3)).toString()
+
+async function kernelRows() {
+  const parse = text => text.trim().split('\n').map(line => JSON.parse(line))
+  const native = parse(await capture(join(project, 'build/native-release/tests/core_bench'), []))
+  const wasm = parse(await capture('node', [join(project, 'build/wasm-single/tests/core_bench.cjs')]))
+  return wasm.map((row, i) => [
+    row.name,
+    row.shape,
+    `${figure(row.fast)} ${row.unit}`,
+    row.reference ? `${figure(row.reference)} ${row.unit}` : '',
+    row.ratio ? `${figure(row.ratio)} x` : '',
+    `${figure(native[i].fast)} ${row.unit}`,
+  ])
+}
+
+/** Best of some merges with one merger, in seconds. */
+async function bestMerge(createMerger, options, paths, rounds) {
+  const merger = createMerger(options)
+  let best = Infinity
+  try {
+    for (let round = 0; round < rounds; round++) {
+      const folder = await mkdtemp(join(tmpdir(), 'lora-lego-bench-'))
+      const { report } = await merger.merge(paths, { method: 'lego', rank: 16 }, { output: join(folder, 'merged') })
+      best = Math.min(best, report.totals.seconds)
+      await rm(folder, { recursive: true })
+    }
+  } finally {
+    await merger.close()
+  }
+  return best
+}
+
+async function mergeRows() {
+  const { createMerger } = await import(join(project, 'dist/node/index.js'))
+  const folder = await mkdtemp(join(tmpdir(), 'lora-lego-bench-'))
+  try {
+    const { paths, bytes } = await makeAdapters(join(folder, 'in'))
+    const settings = [
+      ['reference kernels, 1 thread', { threads: 1, kernels: 'reference' }, 1],
+      ['1 thread', { threads: 1 }, 3],
+      ['2 threads', { threads: 2 }, 3],
+    ]
+    const rows = []
+    let reference
+    for (const [name, options, rounds] of settings) {
+      const seconds = await bestMerge(createMerger, options, paths, rounds)
+      reference ??= seconds
+      rows.push([name, `${figure(seconds)} s`, `${figure(bytes / seconds / 1e6)} MB/s`, `${figure(reference / seconds)} x`])
+    }
+    return rows
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+}
+
+/** Inertia that the search finds on the examples: its sum over the 28 modules, mean and spread over seeds. */
+async function clusteringRows() {
+  const { createMerger } = await import(join(project, 'dist/node/index.js'))
+  const tasks = ['sortdesc', 'swapnb', 'rotl2', 'add3', 'interleave', 'revhalf2'].map(name => join(project, 'examples', name))
+  const merger = createMerger({ threads: 1 })
+  const rows = []
+  try {
+    for (const restarts of [1, 2, 5, 20, 100]) {
+      const sums = []
+      for (let seed = 0; seed < 5; seed++) {
+        const { report } = await merger.merge(tasks, { rank: 8, restarts, seed })
+        sums.push(report.modules.reduce((sum, module) => sum + module.inertia, 0))
+      }
+      const mean = sums.reduce((x, y) => x + y) / sums.length
+      rows.push([`${restarts}${restarts === 2 ? ' (default)' : ''}`, mean.toFixed(1), `${Math.min(...sums).toFixed(1)} to ${Math.max(...sums).toFixed(1)}`])
+    }
+  } finally {
+    await merger.close()
+  }
+  return rows
+}
+
+/** Replaces what stands between the markers of this name. */
+async function update(file, name, text) {
+  const path = join(project, file)
+  const content = await readFile(path, 'utf8')
+  const pattern = new RegExp(`(<!-- ${name}:start -->\\n)[^]*?(<!-- ${name}:end -->)`)
+  if (!pattern.test(content)) throw new Error(`${file} has no markers for ${name}`)
+  await writeFile(path, content.replace(pattern, `$1${text}\n$2`))
+}
+
+await main(async () => {
+  await build()
+  await buildNative('native-release')
+  const machine = `Measured on ${cpus()[0].model.replace(/\s+/g, ' ').trim()}, ${cpus().length} cores, Node ${process.versions.node}.`
+  const kernels = await step('kernels', async () =>
+    table(['what', 'shape', 'WebAssembly, 1 thread', 'its reference', 'ratio', 'native (128-bit)'], await kernelRows()),
+  )
+  console.log(kernels)
+  const merges = await step('whole merges: 7 adapters of rank 16, shapes of Llama-2-7B, bfloat16, 560 MB', async () =>
+    table(['lego, rank 16, file to file', 'time', 'adapter bytes', 'against the reference'], await mergeRows()),
+  )
+  console.log(merges)
+  const clustering = await step('clustering: six example adapters, rank 8', async () =>
+    table(['restarts', 'inertia, sum over 28 modules', 'over 5 seeds'], await clusteringRows()),
+  )
+  console.log(clustering)
+  if (process.argv.includes('--update')) {
+    await update('README.md', 'merges', `${merges}\n\n${machine}`)
+    await update('docs/numerics.md', 'clustering', clustering)
+    await update('docs/numerics.md', 'kernels', `${kernels}\n\n${machine}`)
+  }
+})

@@ -1,0 +1,92 @@
+// `npm test`: sets up what is missing, builds, and runs every test. Ends with the line "N passed, N failed".
+
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { build } from './build.mjs'
+import { ensurePrograms } from './debian-packages.mjs'
+import { buildNative } from './native.mjs'
+import { main, run, step } from './say.mjs'
+import { project } from './toolchain.mjs'
+
+/** The core's tests on each of these: natively, under the sanitizers, as WebAssembly. */
+const sanitizers = {
+  ASAN_OPTIONS: 'allocator_may_return_null=1:detect_stack_use_after_return=1',
+  UBSAN_OPTIONS: 'print_stacktrace=1',
+  TSAN_OPTIONS: 'allocator_may_return_null=1',
+}
+const nativePresets = ['native-release', 'asan', 'tsan']
+const wasmPresets = ['wasm-single', 'wasm-threads']
+
+const totals = { passed: 0, failed: 0 }
+
+/** Runs one suite; `count` reads what it found. A suite that dies before it can say counts as one failure. */
+async function suite(title, work, count) {
+  await step(title, async () => {
+    const died = await work().then(
+      () => false,
+      error => {
+        console.log(`  ${error.message}`)
+        return true
+      },
+    )
+    const { passed, failed } = await count().catch(() => ({ passed: 0, failed: 1 }))
+    totals.passed += passed
+    totals.failed += died && failed === 0 ? 1 : failed
+    console.log(`  ${passed} passed, ${died && failed === 0 ? 1 : failed} failed`)
+  })
+}
+
+async function core(title, command, args, scratch) {
+  const report = join(scratch, `${title.replaceAll(/\W/g, '-')}.json`)
+  await suite(
+    `core tests: ${title}`,
+    () => run(command, [...args, '--gtest_brief=1', `--gtest_output=json:${report}`], { cwd: project, env: sanitizers }),
+    async () => {
+      const { tests, failures, errors } = JSON.parse(await readFile(report, 'utf8'))
+      return { passed: tests - failures - errors, failed: failures + errors }
+    },
+  )
+}
+
+async function check(title, args) {
+  let passed = 0
+  await suite(
+    title,
+    () => run('node', args, { cwd: project }).then(() => (passed = 1)),
+    async () => ({ passed, failed: 1 - passed }),
+  )
+}
+
+async function vitest(scratch) {
+  const report = join(scratch, 'vitest.json')
+  await suite(
+    'library, page and command line tests: Node, Chromium, Firefox',
+    () => run('node', ['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile=${report}`], { cwd: project }),
+    async () => {
+      const { numPassedTests, numFailedTests } = JSON.parse(await readFile(report, 'utf8'))
+      return { passed: numPassedTests, failed: numFailedTests }
+    },
+  )
+}
+
+await main(async () => {
+  await build()
+  await ensurePrograms({ chromium: 'chromium', 'firefox-esr': 'firefox-esr' })
+  const scratch = await mkdtemp(join(tmpdir(), 'lora-lego-tests-'))
+  try {
+    await check('types of the tests', ['node_modules/typescript/bin/tsc', '-p', 'tests'])
+    await check('generated docs', ['scripts/docs.mjs', '--check'])
+    await check('lint', ['node_modules/eslint/bin/eslint.js', '.'])
+    for (const preset of nativePresets) {
+      await buildNative(preset)
+      await core(preset, `build/${preset}/tests/core_tests`, [], scratch)
+    }
+    for (const preset of wasmPresets) await core(`${preset} in Node`, 'node', [`build/${preset}/tests/core_tests.cjs`], scratch)
+    await vitest(scratch)
+  } finally {
+    await rm(scratch, { recursive: true, force: true })
+  }
+  if (totals.failed > 0) process.exitCode = 1
+  console.log(`${totals.passed} passed, ${totals.failed} failed`)
+})

@@ -1,0 +1,89 @@
+// The same adapters, recipe and seed: one SHA-256, whatever merges them.
+
+import { execFile } from 'node:child_process'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import puppeteer from 'puppeteer-core'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { firefoxPath, openChromium, serve, sha256, watch } from './site.js'
+
+// In the page's order: the metadata holds the weights, and the report the names, in the order of the inputs.
+const examples = ['sortdesc', 'swapnb', 'rotl2', 'add3', 'interleave', 'revhalf2'].map(name => `examples/${name}`)
+const rank = 8
+
+describe('one SHA-256', () => {
+  let folder: string
+  let expected: string
+  const merge = async (name: string, ...options: string[]): Promise<string> => {
+    const output = join(folder, name)
+    await promisify(execFile)(process.execPath, ['dist/node/cli.js', 'merge', ...examples, '-o', output, '--rank', String(rank), ...options])
+    return sha256(await readFile(join(output, 'adapter_model.safetensors')))
+  }
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'lora-lego-sha-'))
+    expected = await merge('one', '--threads', '1')
+  })
+  afterAll(() => rm(folder, { recursive: true }))
+
+  it('Node with 2, 3 and all threads', async () => {
+    expect(await merge('two', '--threads', '2')).toBe(expected)
+    expect(await merge('three', '--threads', '3')).toBe(expected)
+    expect(await merge('all')).toBe(expected)
+  })
+
+  it('and another seed or rank gives another one', async () => {
+    expect(await merge('seed', '--seed', '1', '--restarts', '1')).not.toBe(expected)
+  })
+
+  it.each([{ isolated: true }, { isolated: false }])('Chromium, isolated: $isolated', async ({ isolated }) => {
+    const site = await serve({ isolated })
+    const browser = await openChromium()
+    try {
+      const page = await browser.newPage()
+      const problems = watch(page)
+      await page.goto(site.url)
+      expect(await page.evaluate(() => typeof SharedArrayBuffer)).toBe(isolated ? 'function' : 'undefined')
+      await page.getByRole('button', { name: 'Try the example adapters' }).click()
+      await page.getByLabel('Rank', { exact: true }).fill(String(rank))
+      await page.locator('#merge:enabled').waitFor()
+      await page.getByRole('button', { name: 'Merge', exact: true }).click()
+      const [saved] = await Promise.all([page.waitForEvent('download'), page.getByRole('link', { name: 'adapter_model.safetensors' }).click()])
+      expect(sha256(await readFile(await saved.path()))).toBe(expected)
+      expect(problems).toEqual([])
+    } finally {
+      await browser.close()
+      await site.close()
+    }
+  })
+
+  it.each([{ isolated: true }, { isolated: false }])('Firefox, isolated: $isolated', async ({ isolated }) => {
+    const downloads = await mkdtemp(join(folder, 'firefox-'))
+    const site = await serve({ isolated })
+    const browser = await puppeteer.launch({
+      browser: 'firefox',
+      executablePath: firefoxPath,
+      headless: true,
+      extraPrefsFirefox: { 'browser.download.dir': downloads, 'browser.download.folderList': 2 },
+    })
+    try {
+      const page = await browser.newPage()
+      await page.goto(site.url)
+      expect(await page.evaluate(() => typeof SharedArrayBuffer)).toBe(isolated ? 'function' : 'undefined')
+      await page.locator('#examples').click()
+      await page.waitForSelector('#merge:enabled')
+      await page.type('[name=rank]', String(rank))
+      await page.waitForFunction(() => document.querySelector('#plan')?.textContent?.includes('rank 8'))
+      await page.waitForSelector('#merge:enabled')
+      await page.locator('#merge').click()
+      await page.waitForSelector('#result a[download="adapter_model.safetensors"]')
+      await page.locator('#result a[download="adapter_model.safetensors"]').click()
+      await expect.poll(() => readdir(downloads), { timeout: 30_000 }).toEqual(['adapter_model.safetensors'])
+      await expect.poll(async () => sha256(await readFile(join(downloads, 'adapter_model.safetensors'))), { timeout: 10_000 }).toBe(expected)
+    } finally {
+      await browser.close()
+      await site.close()
+    }
+  })
+})

@@ -1,0 +1,46 @@
+// A merge of real size in bounded memory: seven adapters of rank 16, the shapes of Llama-2-7B, 560 MB of bfloat16.
+
+import { spawn } from 'node:child_process'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { makeAdapters } from '../bench/make-llama-adapters.mjs'
+
+const limit = 400e6
+
+let folder: string
+let paths: string[]
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'lora-lego-llama-'))
+  const made = await makeAdapters(join(folder, 'in'))
+  paths = made.paths
+  expect(made.bytes).toBeGreaterThan(559e6)
+})
+afterAll(() => rm(folder, { recursive: true }))
+
+/** Runs the command line and follows its peak resident memory, which the kernel keeps. */
+async function peakOf(args: string[]): Promise<{ code: number | null; peak: number; stdout: string }> {
+  const child = spawn(process.execPath, ['dist/node/cli.js', ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+  let stdout = ''
+  let peak = 0
+  child.stdout.on('data', data => (stdout += data))
+  const timer = setInterval(() => {
+    void readFile(`/proc/${child.pid}/status`, 'utf8').then(
+      status => (peak = Math.max(peak, 1024 * Number(/VmHWM:\s*(\d+) kB/.exec(status)?.[1] ?? 0))),
+      () => undefined,
+    )
+  }, 10)
+  const code = await new Promise<number | null>(resolve => child.on('close', resolve))
+  clearInterval(timer)
+  return { code, peak, stdout }
+}
+
+it.each([1, 2])('the command line merges it with %i threads in less than 400 MB', async threads => {
+  const { code, peak, stdout } = await peakOf(['merge', ...paths, '-o', join(folder, `out-${threads}`), '--rank', '16', '--threads', String(threads), '--json'])
+  expect(code).toBe(0)
+  expect(JSON.parse(stdout)).toMatchObject({ modules: { length: 224 } })
+  expect(peak).toBeGreaterThan(30e6)
+  expect(peak).toBeLessThan(limit)
+  console.log(`peak resident memory with ${threads} threads: ${(peak / 1e6).toFixed(0)} MB`)
+})

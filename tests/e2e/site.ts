@@ -1,0 +1,43 @@
+// The built page, served as `npm start` does or as a host without special headers would, and browsers to open it in.
+
+import { createHash } from 'node:crypto'
+import { chromium, type Browser, type Page } from 'playwright-core'
+import { preview } from 'vite'
+import { isolation } from '../../vite.config.js'
+
+export interface Site {
+  readonly url: string
+  close(): Promise<void>
+}
+
+/** Serves dist/app on a free port. */
+export async function serve({ isolated }: { isolated: boolean }): Promise<Site> {
+  const server = await preview({
+    configFile: false,
+    root: 'web/app',
+    build: { outDir: '../../dist/app' },
+    preview: { port: 0, host: '127.0.0.1', headers: isolated ? isolation : {} },
+    logLevel: 'warn',
+  })
+  const url = server.resolvedUrls?.local[0]
+  if (!url) throw new Error('the preview server has no address')
+  return { url, close: () => server.close() }
+}
+
+export const chromiumPath = process.env.LORA_LEGO_CHROMIUM || '/usr/bin/chromium'
+export const firefoxPath = process.env.LORA_LEGO_FIREFOX || '/usr/bin/firefox-esr'
+
+export async function openChromium(): Promise<Browser> {
+  return chromium.launch({ executablePath: chromiumPath, headless: true, args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-background-networking'] })
+}
+
+/** Everything that a page reports as wrong: exceptions, console errors, blocked or failed requests. */
+export function watch(page: Page): string[] {
+  const problems: string[] = []
+  page.on('pageerror', error => problems.push(error.message))
+  page.on('console', message => message.type() === 'error' && problems.push(message.text()))
+  page.on('requestfailed', request => problems.push(`${request.url()}: ${request.failure()?.errorText ?? ''}`))
+  return problems
+}
+
+export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')

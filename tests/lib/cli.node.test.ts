@@ -1,0 +1,131 @@
+// The command line as a stranger uses it: exit codes, what goes to stdout and stderr, and nothing left behind.
+
+import { spawn } from 'node:child_process'
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { adapter, badInputs, parse } from './fixtures.js'
+
+interface Ended {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+function start(args: string[]): { child: ReturnType<typeof spawn>; ended: Promise<Ended> } {
+  const child = spawn(process.execPath, ['dist/node/cli.js', ...args])
+  const output = { stdout: '', stderr: '' }
+  child.stdout.on('data', data => (output.stdout += data))
+  child.stderr.on('data', data => (output.stderr += data))
+  return { child, ended: new Promise(resolve => child.on('close', code => resolve({ code, ...output }))) }
+}
+const run = (...args: string[]): Promise<Ended> => start(args).ended
+
+const write = async (folder: string, files: readonly File[]): Promise<string> => {
+  await mkdir(folder, { recursive: true })
+  for (const file of files) await writeFile(join(folder, file.name), new Uint8Array(await file.arrayBuffer()))
+  return folder
+}
+
+describe('command line', () => {
+  let folder: string
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'lora-lego-cli-'))
+  })
+  afterEach(() => rm(folder, { recursive: true }))
+
+  it('merges folders into a folder', async () => {
+    const output = join(folder, 'merged')
+    const { code, stdout, stderr } = await run('merge', 'examples/add3', 'examples/rotl2', '-o', output, '--weights', '0.7,0.3', '--rank', '4', '--seed', '5', '--gauge', 'balanced', '--dtype', 'f32')
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(stdout).toContain('0.7 x add3 + 0.3 x rotl2')
+    expect(parse(new Uint8Array(await readFile(join(output, 'adapter_model.safetensors'))).buffer).size).toBe(56)
+    expect(JSON.parse(await readFile(join(output, 'adapter_config.json'), 'utf8'))).toMatchObject({ r: 4, lora_alpha: 4 })
+  })
+
+  it('prints JSON, and writes a report', async () => {
+    const report = join(folder, 'report.json')
+    const { code, stdout } = await run('merge', 'examples/add3', 'examples/rotl2', '-o', join(folder, 'merged'), '--method', 'svd', '--json', '--report', report)
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({ output: join(folder, 'merged'), recipe: { method: 'svd' }, modules: { length: 28 } })
+    expect(JSON.parse(await readFile(report, 'utf8'))).toMatchObject({ recipe: { method: 'svd' } })
+  })
+
+  it('shows what adapters hold, what a merge would do, and the methods', async () => {
+    const inspected = await run('inspect', 'examples/add3', 'examples/rotl2')
+    expect(inspected.stdout).toContain('minibench-llama-0.8m')
+    expect(JSON.parse((await run('inspect', 'examples/add3', '--json')).stdout)).toMatchObject([{ label: 'add3', modules: { length: 28 } }])
+    expect((await run('plan', 'examples/add3', 'examples/rotl2')).stdout).toContain('28 modules')
+    expect(JSON.parse((await run('plan', 'examples/add3', '--method', 'cat', '--json')).stdout)).toMatchObject({ method: 'cat' })
+    expect((await run('methods')).stdout).toMatch(/lego[^]*svd[^]*cat/)
+    expect(JSON.parse((await run('methods', '--json')).stdout)).toMatchObject([{ name: 'lego' }, { name: 'svd' }, { name: 'cat' }])
+  })
+
+  it('explains itself, with exit code 0', async () => {
+    const { version } = JSON.parse(await readFile('package.json', 'utf8')) as { version: string }
+    expect(await run('--version')).toMatchObject({ code: 0, stdout: `${version}\n` })
+    for (const args of [['--help'], ['merge', '--help'], ['help', 'merge']]) expect(await run(...args)).toMatchObject({ code: 0, stderr: '' })
+    expect((await run('merge', '--help')).stdout).toMatch(/--parameter-reweight[^]*--json/)
+  })
+
+  it('ends with 2 where it is used wrongly, and says how', { timeout: 120_000 }, async () => {
+    const output = join(folder, 'merged')
+    for (const args of [
+      [],
+      ['blend'],
+      ['merge'],
+      ['merge', 'examples/add3'],
+      ['merge', '-o', output],
+      ['merge', 'examples/add3', '-o', output, '--rank', '0'],
+      ['merge', 'examples/add3', '-o', output, '--rank', 'many'],
+      ['merge', 'examples/add3', '-o', output, '--method', 'blend'],
+      ['merge', 'examples/add3', '-o', output, '--gauge', 'loose'],
+      ['merge', 'examples/add3', '-o', output, '--weights', '1,x'],
+      ['merge', 'examples/add3', '-o', output, '--weights', '1,2'],
+      ['merge', 'examples/add3', '-o', output, '--restarts', '0'],
+      ['merge', 'examples/add3', '-o', output, '--seed', '-1'],
+      ['merge', 'examples/add3', '-o', output, '--threads', '0'],
+      ['merge', 'examples/add3', '-o', output, '--colour', 'red'],
+      ['merge', 'examples/add3', '-o', `${output}.safetensors`],
+      ['inspect'],
+    ]) {
+      const { code, stdout, stderr } = await run(...args)
+      expect({ args, code, stdout }).toEqual({ args, code: 2, stdout: '' })
+      expect(stderr).not.toBe('')
+    }
+    expect(await readdir(folder)).toEqual([])
+  })
+
+  it('ends with 1 and the code where it refuses, and writes nothing', { timeout: 120_000 }, async () => {
+    for (const { title, code: expected, inputs, rank, names } of badInputs()) {
+      // An empty list is wrong usage here; a folder cannot hold two adapters under one name.
+      if (inputs.length === 0 || title === 'two adapters as one') continue
+      const paths = await Promise.all(inputs.map((files, i) => write(join(folder, title, `${i === 0 ? 'good' : 'bad'}${title.startsWith('rank above') ? i : ''}`), files)))
+      const { code, stdout, stderr } = await run('merge', ...paths, '-o', join(folder, title, 'out'), '--json', ...(rank === undefined ? [] : ['--rank', String(rank)]))
+      expect({ title, code, error: (JSON.parse(stdout) as { error: unknown }).error }).toMatchObject({ title, code: 1, error: { code: expected } })
+      expect(stderr).toContain(`lora-lego: ${expected}: `)
+      // A folder is named by its path here, not by a file in it.
+      for (const name of names.filter(name => name !== 'README.md')) expect(stderr).toContain(name)
+      expect(await readdir(join(folder, title))).not.toContain('out')
+      expect((await readdir(join(folder, title))).filter(name => name.includes('partial'))).toEqual([])
+    }
+  })
+
+  it('refuses a path that is not there, and an output that is an input', async () => {
+    expect(await run('inspect', join(folder, 'nowhere'))).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining('not_found') as string })
+    const input = await write(join(folder, 'in'), adapter())
+    expect(await run('merge', input, '-o', input)).toMatchObject({ code: 1, stderr: expect.stringContaining('output_is_input') as string })
+  })
+
+  it('ends with 130 when it is interrupted, and leaves nothing behind', async () => {
+    const many = Array.from({ length: 60 }, (_, i) => ({ module: `m${i}`, rank: 64, in: 512, out: 512 }))
+    const paths = await Promise.all(['a', 'b', 'c'].map(name => write(join(folder, 'in', name), adapter(many, { r: 64 }))))
+    const { child, ended } = start(['merge', ...paths, '-o', join(folder, 'out/merged'), '--restarts', '10000'])
+    // The folder beside the output appears when the work begins.
+    while ((await readdir(join(folder, 'out')).catch(() => [])).length === 0) await new Promise(resolve => setTimeout(resolve, 20))
+    child.kill('SIGINT')
+    expect(await ended).toMatchObject({ code: 130, stdout: '' })
+    expect(await readdir(join(folder, 'out'))).toEqual([])
+  })
+})

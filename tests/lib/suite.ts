@@ -1,0 +1,249 @@
+// What the library promises, on every platform: run in Node and in Chromium, isolated and not.
+
+import { createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger } from 'lora-lego'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { adapter, badInputs, config, dataHash, keyA, pair, parse, safetensors } from './fixtures.js'
+
+/** Three of the example adapters merged by lego with its defaults at rank 8: the same bytes everywhere. */
+const expectedHash = '220e7f63d012bc44bcc421eadc790c67cbb0f1fdf8b6b531fd120d2ae65e3986'
+
+export interface Platform {
+  /** Threads that a merger must have by default. */
+  readonly threads: (found: number) => boolean
+  readonly example: (name: string) => Promise<[Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>]>
+}
+
+export function defineSuite({ threads, example }: Platform): void {
+  let merger: Merger
+  const examples: [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>][] = []
+  beforeAll(async () => {
+    merger = createMerger()
+    for (const name of ['sortdesc', 'swapnb', 'rotl2']) examples.push(await example(name))
+  })
+  afterAll(() => merger.close())
+
+  /** The error of a call that must fail with one. */
+  async function failure(call: Promise<unknown>): Promise<MergeError> {
+    const error = await call.then(
+      () => undefined,
+      (thrown: unknown) => thrown,
+    )
+    expect(error).toBeInstanceOf(MergeError)
+    return error as MergeError
+  }
+
+  describe('merge', () => {
+    it('uses the threads that it should', () => {
+      expect(merger.threads).toSatisfy(threads)
+    })
+
+    it('merges the examples to the same bytes everywhere, with a report', async () => {
+      const progress: number[] = []
+      const { files, tensors, report } = await merger.merge(
+        examples.map((source, i) => ({ source, name: `adapter ${i}` })),
+        { rank: 8 },
+        { onProgress: ({ fraction }) => progress.push(fraction) },
+      )
+      expect(files.map(file => file.name)).toEqual(['adapter_model.safetensors', 'adapter_config.json'])
+      const bytes = await (files[0] as File).arrayBuffer()
+      expect(await dataHash(bytes)).toBe(expectedHash)
+
+      const parsed = parse(bytes)
+      expect(parsed.size).toBe(56)
+      expect([...tensors.keys()]).toEqual([...parsed.keys()])
+      const [name, tensor] = [...tensors][0] as [string, NonNullable<ReturnType<(typeof tensors)['get']>>]
+      expect(tensor.shape).toEqual(parsed.get(name)?.shape)
+      expect(await tensor.data()).toEqual(parsed.get(name)?.values)
+
+      const written = JSON.parse(await (files[1] as File).text()) as Record<string, unknown>
+      expect(written).toMatchObject({ peft_type: 'LORA', r: 8, lora_alpha: 8, rank_pattern: {}, base_model_name_or_path: 'minibench-llama-0.8m' })
+
+      expect(report.modules).toHaveLength(28)
+      expect(report.inputs).toEqual([0, 1, 2].map(i => ({ name: `adapter ${i}`, weight: 1 })))
+      expect(report.modules[0]).toMatchObject({ module: 'model.layers.0.mlp.down_proj', kind: 'linear', in: 352, out: 128, ranks: [8, 8, 8], units: 24, rank: 8, nearZero: [] })
+      expect(report.modules[0]?.clusters.flat().reduce((sum, count) => sum + count)).toBe(24)
+      expect(report.totals.relativeError).toBeGreaterThan(0.1)
+      expect(report.totals.relativeError).toBeLessThan(1)
+
+      expect(progress.at(-1)).toBe(1)
+      expect(progress).toEqual([...progress].sort((x, y) => x - y))
+    })
+
+    it('takes files, blobs, buffers and views, and leaves the caller his buffers', async () => {
+      const [tensors, settings] = examples[0] as [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>]
+      const offset = new Uint8Array(tensors.length + 5)
+      offset.set(tensors, 3)
+      const sources: MergeInput[] = [
+        [tensors, settings],
+        [settings, tensors],
+        [tensors.buffer, settings.buffer],
+        [offset.subarray(3, 3 + tensors.length), settings],
+        [new Blob([tensors]), new Blob([settings])],
+        [new File([tensors], 'adapter_model.safetensors'), new File([settings], 'adapter_config.json'), new File(['x'], 'optimizer.pt'), new File(['x'], 'README.md')],
+        { source: [tensors, settings], weight: 1, name: 'named' },
+      ]
+      const results = await Promise.all(sources.map(source => merger.merge([source], { method: 'cat' })))
+      const hashes = await Promise.all(results.map(async ({ files }) => dataHash(await (files[0] as File).arrayBuffer())))
+      expect(new Set(hashes).size).toBe(1)
+      expect(tensors.byteLength).toBeGreaterThan(0)
+      expect(results.at(-1)?.report.inputs[0]?.name).toBe('named')
+    })
+
+    it('merges exactly: one adapter with weight and its negative is nothing', async () => {
+      const { files } = await merger.merge(
+        [
+          { source: adapter(), weight: 0.5 },
+          { source: adapter(), weight: -0.5 },
+        ],
+        { method: 'svd', rank: 2 },
+      )
+      for (const { values } of parse(await (files[0] as File).arrayBuffer()).values()) expect(values.every(value => value === 0)).toBe(true)
+    })
+
+    it('gives one adapter of scale 1 back bit for bit', async () => {
+      const { tensors, report } = await merger.merge([adapter([{}, { module: 'second', rank: 2, in: 9, out: 3 }])])
+      const expected = new Map([...pair(), ...pair({ module: 'second', in: 9, out: 3 })].map(({ name, values }) => [name, Float32Array.from(values ?? [])]))
+      for (const [name, tensor] of tensors) expect(await tensor.data()).toEqual(expected.get(name))
+      expect(report.totals.relativeError).toBeLessThan(1e-6)
+    })
+
+    it('writes the dtype that is asked for', async () => {
+      const { tensors } = await merger.merge([adapter()], { dtype: 'bf16' })
+      const tensor = tensors.get(keyA('layer'))
+      expect(tensor?.dtype).toBe('BF16')
+      const bits = (await tensor?.data()) as Uint16Array
+      expect(bits).toBeInstanceOf(Uint16Array)
+      // sin(1) = 0.8415 is 0x3F57 in bfloat16.
+      expect(bits[0]).toBe(0x3f57)
+    })
+
+    it('takes the options of the method, and refuses those of others', async () => {
+      const { report } = await merger.merge([adapter(), adapter()], { gauge: 'balanced', restarts: 5, parameterReweight: 'l2' })
+      expect(report.recipe.options).toEqual({ gauge: 'balanced', restarts: 5, parameterReweight: 'l2' })
+      expect((await failure(merger.merge([adapter()], { method: 'cat', gauge: 'raw' }))).code).toBe('bad_option')
+      expect((await failure(merger.merge([adapter()], { restarts: 0 }))).code).toBe('bad_option')
+      expect((await failure(merger.merge([adapter()], { seed: -1 }))).code).toBe('bad_option')
+      expect((await failure(merger.merge([adapter()], { rank: 1.5 }))).code).toBe('bad_rank')
+      expect((await failure(merger.merge([adapter()], { method: 'blend' as 'lego' }))).code).toBe('unknown_method')
+      expect((await failure(merger.merge([adapter()], { scale: NaN }))).code).toBe('bad_option')
+      expect((await failure(merger.merge([{ source: adapter(), weight: Infinity }]))).code).toBe('bad_weights')
+    })
+
+    it('works without a merger of its own', async () => {
+      expect((await merge([adapter()])).files).toHaveLength(2)
+      expect((await inspect(adapter())).modules).toHaveLength(1)
+      expect((await plan([adapter(), adapter()])).modules[0]?.units).toBe(4)
+    })
+
+    it('answers many calls at once', async () => {
+      const answers = await Promise.all(Array.from({ length: 20 }, (_, i) => (i % 2 ? merger.plan([adapter()]) : merger.inspect(adapter()))))
+      expect(answers).toHaveLength(20)
+    })
+  })
+
+  describe('inspect and plan', () => {
+    it('say what an adapter holds', async () => {
+      expect(await merger.inspect(adapter([{ rank: 4 }], { r: 4, lora_alpha: 8, base_model_name_or_path: 'base' }))).toMatchObject({
+        label: 'good',
+        baseModel: 'base',
+        modules: [{ path: 'layer', kind: 'linear', rank: 4, in: 6, out: 5, alpha: 8, scale: 2, dtype: 'F32' }],
+        unsupported: [],
+        notices: [],
+      })
+    })
+
+    it('describe what cannot be merged instead of refusing to look', async () => {
+      const tensors = safetensors([...pair(), { name: 'base_model.model.layer.lora_B.bias', shape: [5] }])
+      const { unsupported } = await merger.inspect([tensors, config({ use_dora: true })])
+      expect(unsupported.map(({ tensor }) => tensor)).toEqual(['base_model.model.layer.lora_B.bias', ''])
+    })
+
+    it('say what a merge would do', async () => {
+      const found = await merger.plan([adapter(), adapter([{ rank: 3 }, { module: 'extra', rank: 3 }], { r: 3 }), { source: adapter(), weight: 0 }])
+      expect(found).toMatchObject({ method: 'lego', dtype: 'F32', modules: [{ path: 'extra', units: 3, rank: 3, ranks: [0, 3, 0] }, { path: 'layer', units: 5, rank: 3, ranks: [2, 3, 0] }] })
+      expect(found.outputBytes).toBe((await merger.merge([adapter(), adapter([{ rank: 3 }, { module: 'extra', rank: 3 }], { r: 3 }), { source: adapter(), weight: 0 }])).files[0]?.size)
+      expect(found.peakBytes).toBeGreaterThan(found.outputBytes)
+      expect(found.notices.join()).toContain('weight 0')
+    })
+  })
+
+  describe('bad input gets its own code and a message that names file and tensor', () => {
+    for (const { title, code, inputs, rank, names } of badInputs()) {
+      it(title, async () => {
+        const error = await failure(merger.merge(inputs, rank === undefined ? {} : { rank }))
+        expect(error.code).toBe(code)
+        expect(errorCodes).toHaveProperty(code)
+        for (const name of names) expect(error.message).toContain(name)
+        expect(JSON.parse(JSON.stringify(error))).toMatchObject({ code, message: error.message })
+      })
+    }
+
+    it('and the merger goes on working', async () => {
+      expect((await merger.merge([adapter()])).files).toHaveLength(2)
+    })
+
+    it('what is no input at all', async () => {
+      for (const input of [42, null, 'path', new Date(), []]) expect((await failure(merger.merge([input as unknown as MergeInput]))).code).toMatch(/bad_input|not_found/)
+      expect((await failure(merger.merge(adapter()[0] as unknown as []))).code).toBe('bad_input')
+    })
+  })
+
+  describe('cancel and close', () => {
+    it('rejects with the reason of the signal, before the start', async () => {
+      await expect(merger.merge([adapter()], {}, { signal: AbortSignal.abort() })).rejects.toMatchObject({ name: 'AbortError' })
+      await expect(merger.plan([adapter()], {}, { signal: AbortSignal.abort('why') })).rejects.toBe('why')
+    })
+
+    it('stops a running merge', async () => {
+      const controller = new AbortController()
+      const reason = new Error('enough')
+      const many = Array.from({ length: 40 }, (_, i) => ({ module: `m${i}`, rank: 64, in: 512, out: 512 }))
+      const big = adapter(many, { r: 64 })
+      const running = merger.merge([big, big, big, big], { restarts: 10_000 }, { signal: controller.signal })
+      setTimeout(() => controller.abort(reason), 200)
+      const start = performance.now()
+      await expect(running).rejects.toBe(reason)
+      expect(performance.now() - start).toBeLessThan(5_000)
+      expect((await merger.merge([adapter()])).files).toHaveLength(2)
+    })
+
+    it('cancels a call that waits behind another', async () => {
+      const controller = new AbortController()
+      const first = merger.merge([adapter()])
+      const second = merger.merge([adapter()], {}, { signal: controller.signal })
+      controller.abort('not needed')
+      await expect(second).rejects.toBe('not needed')
+      expect((await first).files).toHaveLength(2)
+    })
+
+    it('close ends open calls and refuses new ones', async () => {
+      const other = createMerger()
+      const open = other.plan([adapter()])
+      await other.close()
+      expect((await failure(open)).code).toBe('closed')
+      expect((await failure(other.inspect(adapter()))).code).toBe('closed')
+      await other.close()
+    })
+
+    it('is an async disposable', async () => {
+      const other = createMerger()
+      await other[Symbol.asyncDispose]()
+      expect((await failure(other.inspect(adapter()))).code).toBe('closed')
+    })
+  })
+
+  it('lists the methods with their options', () => {
+    expect(methods.map(({ name }) => name)).toEqual(['lego', 'svd', 'cat'])
+    expect(methods[0]?.options.map(({ name }) => name)).toEqual(['restarts', 'parameterReweight', 'outputReweight', 'gauge'])
+  })
+
+  it('gives the same bytes with the reference kernels', async () => {
+    const reference = createMerger({ kernels: 'reference' })
+    try {
+      const { files } = await reference.merge(examples, { rank: 8 })
+      expect(await dataHash(await (files[0] as File).arrayBuffer())).toBe(expectedHash)
+    } finally {
+      await reference.close()
+    }
+  })
+}
