@@ -1,7 +1,7 @@
 import tseslint from 'typescript-eslint'
 
 export default tseslint.config(
-  { ignores: ['build/', 'dist/', 'web/lib/generated/'] },
+  { ignores: ['build/', 'dist/', 'web/lib/generated/', '**/*.d.mts'] },
   ...tseslint.configs.recommendedTypeChecked,
   {
     files: ['**/*.ts'],

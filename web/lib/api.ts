@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 // The four verbs: inspect, plan, merge, createMerger. The same on every platform.
 
 import { MergeError } from './error.js'
