@@ -134,7 +134,8 @@ export function defineApi(platform: Platform): Api {
 
 /** Resolves inputs and fills in defaults. The core checks what the values mean; this, that they are values. */
 async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
-  if (!Array.isArray(inputs as unknown)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
+  const given: unknown = inputs
+  if (!Array.isArray(given)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
   const { method = 'lego', rank, seed = 0, scale = 1, dtype = 'same', ...options } = recipe
   if (rank !== undefined && !(Number.isInteger(rank) && rank >= 1 && rank <= 0xffff)) {
     throw new MergeError({ code: 'bad_rank', message: `rank must be a whole number from 1 on, not ${rank}` })
