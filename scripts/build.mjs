@@ -23,11 +23,11 @@ export async function build() {
   const env = { LORA_LEGO_EMSCRIPTEN: emscripten }
   const wasm = { ...toolchain, run: (command, args) => toolchain.run(command, args, { cwd: project, quiet: true, env }) }
 
-  await ifChanged('core', ['src', 'bindings', 'tests/core', 'tests/bench', 'tests/CMakeLists.txt', 'CMakeLists.txt', 'CMakePresets.json', 'package.json', 'scripts'], toolchain, async () => {
+  await ifChanged('core', ['src', 'bindings', 'tests/core', 'tests/bench', 'tests/CMakeLists.txt', 'CMakeLists.txt', 'CMakePresets.json', 'package.json', 'scripts'], 'web/lib/generated/registry.ts', toolchain, async () => {
     for (const variant of variants) await buildWasm(wasm, `wasm-${variant}`)
     await step('generated TypeScript: bindings and registry', () => generate())
   })
-  await ifChanged('web', ['web', 'examples', 'package.json', 'package-lock.json', 'tsconfig.json', 'vite.config.ts', 'scripts'], toolchain, async () => {
+  await ifChanged('web', ['web', 'examples', 'package.json', 'package-lock.json', 'tsconfig.json', 'vite.config.ts', 'scripts'], 'dist/app/index.html', toolchain, async () => {
     await step('library: dist/', buildLibrary)
     await step('page: dist/app/', buildPage)
   })
@@ -102,15 +102,14 @@ async function buildPage() {
   await cp(join(project, 'examples'), join(project, 'dist/app/examples'), { recursive: true })
 }
 
-/** Runs `work` if a file below `paths`, or the toolchain, differs from the last time it succeeded. */
-async function ifChanged(name, paths, toolchain, work) {
+/** Runs `work` if a file below `paths`, or the toolchain, differs from the last time it succeeded, or `result` is gone. */
+async function ifChanged(name, paths, result, toolchain, work) {
   const hash = createHash('sha256').update(toolchain.description)
   for (const path of paths) await addToHash(hash, path)
   const digest = hash.digest('hex')
   const stamp = join(project, 'build', `${name}.stamp`)
-  if ((await readFile(stamp, 'utf8').catch(() => '')) === digest) return
+  if (existsSync(join(project, result)) && (await readFile(stamp, 'utf8').catch(() => '')) === digest) return
   await work()
-  // Generated files belong to `web`, which is hashed after this.
   await writeFile(stamp, digest)
 }
 
