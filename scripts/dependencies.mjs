@@ -23,7 +23,8 @@ export async function ensureNpmPackages() {
   const stamp = join(project, 'node_modules/.lora-lego-lock')
   if ((await readFile(stamp, 'utf8').catch(() => '')) === hash) return
   await step('npm packages: installing those of package-lock.json', async () => {
-    await run('npm', ['ci', '--no-audit', '--no-fund'], { cwd: project, quiet: true })
+    // Whoever runs us with --silent still wants to know why it failed.
+    await run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: project, quiet: true })
     await writeFile(stamp, hash)
   })
 }
