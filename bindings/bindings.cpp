@@ -259,6 +259,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("sentence", &MethodValue::sentence)
       .field("source", &MethodValue::source)
       .field("takesRank", &MethodValue::takesRank)
+      .field("takesNegativeWeights", &MethodValue::takesNegativeWeights)
       .field("options", &MethodValue::options);
 
   emscripten::class_<SessionHandle>("Session")

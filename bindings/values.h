@@ -170,17 +170,23 @@ struct OptionInfoValue {
 };
 struct MethodValue {
   std::string name, family, sentence, source;
-  bool takesRank = false;
+  bool takesRank = false, takesNegativeWeights = false;
   std::vector<OptionInfoValue> options;
 };
 inline std::vector<MethodValue> methodTable() {
   std::vector<MethodValue> table;
   for (const MethodInfo& method : methods()) {
-    MethodValue value{method.name,   nameOf(method.family), method.sentence,
-                      method.source, method.takesRank,      {}};
+    MethodValue value{method.name,
+                      nameOf(method.family),
+                      method.sentence,
+                      method.source,
+                      method.takesRank,
+                      method.takesNegativeWeights,
+                      {}};
     for (const OptionInfo& option : method.options) {
       const bool choice = option.type == OptionInfo::Type::Choice;
-      value.options.push_back({option.name, choice ? "choice" : "integer",
+      const char* number = option.type == OptionInfo::Type::Integer ? "integer" : "number";
+      value.options.push_back({option.name, choice ? "choice" : number,
                                choice ? splitChoices(option.choices) : std::vector<std::string>(),
                                option.minimum, option.maximum, option.standard, option.sentence});
     }

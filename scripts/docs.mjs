@@ -17,12 +17,13 @@ weighted, give the adapter; a negative weight subtracts. \`scale\` multiplies th
 
 ${methods
   .map(
-    ({ name, family, sentence, source, takesRank, options }) => `## ${name}
+    ({ name, family, sentence, source, takesRank, takesNegativeWeights, options }) => `## ${name}
 
 ${sentence}
 
 - family: ${family}
 - rank: ${takesRank ? 'as asked for; by default the largest rank among the inputs' : 'the sum of the inputs’ ranks'}
+- negative weights: ${takesNegativeWeights ? 'taken' : 'refused'}
 - source: ${source}
 ${options
   .map(option => {

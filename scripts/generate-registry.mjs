@@ -50,7 +50,7 @@ export interface OptionInfo {
   readonly name: keyof MethodOptions
   /** Its name in the core and, with dashes, on the command line. */
   readonly coreName: string
-  readonly type: 'integer' | 'choice'
+  readonly type: 'integer' | 'number' | 'choice'
   readonly choices: readonly string[]
   readonly minimum: number
   readonly maximum: number
@@ -66,6 +66,7 @@ export interface MethodInfo {
   readonly sentence: string
   readonly source: string
   readonly takesRank: boolean
+  readonly takesNegativeWeights: boolean
   readonly options: readonly OptionInfo[]
 }
 

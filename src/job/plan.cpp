@@ -261,10 +261,12 @@ std::string provenance(const Plan& plan, std::span<const double> weights) {
   json["scale"] = plan.recipe.scale;
   Json options = Json::object();
   for (const OptionInfo& info : plan.method->options) {
-    if (info.type == OptionInfo::Type::Integer) {
-      options[info.name] = static_cast<uint64_t>(plan.options.number(info.name));
-    } else {
-      options[info.name] = plan.options.choice(info.name);
+    switch (info.type) {
+      case OptionInfo::Type::Integer:
+        options[info.name] = static_cast<uint64_t>(plan.options.number(info.name));
+        break;
+      case OptionInfo::Type::Number: options[info.name] = plan.options.number(info.name); break;
+      case OptionInfo::Type::Choice: options[info.name] = plan.options.choice(info.name); break;
     }
   }
   json["options"] = std::move(options);
@@ -356,6 +358,10 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   if (!std::isfinite(recipe.scale)) return fail(Code::badOption, "scale must be a finite number");
   const auto weights = readWeights(recipe, adapters.size());
   if (!weights) return weights.error();
+  if (!plan.method->takesNegativeWeights && std::ranges::any_of(*weights, [](double w) { return w < 0; })) {
+    return fail(Code::badWeights,
+                "the method " + std::string(plan.method->name) + " has no meaning for negative weights");
+  }
 
   for (const AdapterFile& adapter : adapters) {
     if (Status carried = checkCarried(adapter); !carried) return carried.error();

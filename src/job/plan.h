@@ -69,7 +69,7 @@ struct Plan {
   std::string config;                  ///< text of the output's adapter_config.json
   uint64_t inputBytes = 0;             ///< factor bytes that will be read
   uint64_t outputBytes = 0;            ///< size of the output's tensor file
-  uint64_t peakBytes = 0;              ///< estimate of the memory that the merge takes at most
+  uint64_t peakBytes = 0;              ///< data of the merge at its peak, beside the runtime's own memory
   std::vector<std::string> notices;    ///< for people: what is left out, capped or doubtful
 };
 

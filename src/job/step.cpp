@@ -48,7 +48,7 @@ Status unpackUnits(const Kernels& kernels, const PlannedModule& module, std::spa
     kernels.unpackRows({source.a.dtype, input.data() + source.atA, source.rank, in},
                        workspace.unitsA.data() + unit * strideA, strideA, magnitudeA);
     kernels.unpackColumns({source.b.dtype, input.data() + source.atB, out, source.rank},
-                                  workspace.unitsB.data() + unit * strideB, strideB, magnitudeB);
+                          workspace.unitsB.data() + unit * strideB, strideB, magnitudeB);
     const double fold = std::sqrt(std::abs(source.scale));
     for (uint32_t r = 0; r < source.rank; ++r) {
       if (magnitudeA[r] >= kInfinityBits) return notFinite(adapters, source, true);

@@ -2,23 +2,40 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 #include <cstdlib>
 #include <optional>
 
 namespace lego {
 namespace {
 
-std::optional<uint64_t> parseInteger(const std::string& text) {
+std::optional<double> parseInteger(const std::string& text) {
   uint64_t value = 0;
   const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (problem != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return static_cast<double>(value);
+}
+
+/// Decimal numbers only: strtod would also take "inf", "nan", hexadecimal and leading space.
+std::optional<double> parseNumber(const std::string& text) {
+  if (text.empty() || text.find_first_not_of("0123456789+-.eE") != std::string::npos) return std::nullopt;
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (end != text.c_str() + text.size()) return std::nullopt;
   return value;
 }
 
+/// A bound or default as people write it.
+std::string shownNumber(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.15g", value);
+  return text;
+}
+
 std::string expectation(const OptionInfo& info) {
-  if (info.type == OptionInfo::Type::Integer) {
-    const auto whole = [](double bound) { return std::to_string(static_cast<uint64_t>(bound)); };
-    return "a whole number from " + whole(info.minimum) + " to " + whole(info.maximum);
+  if (info.type != OptionInfo::Type::Choice) {
+    return std::string(info.type == OptionInfo::Type::Integer ? "a whole number" : "a number") + " from " +
+           shownNumber(info.minimum) + " to " + shownNumber(info.maximum);
   }
   std::string text;
   for (const auto& choice : splitChoices(info.choices)) text += (text.empty() ? "" : " or ") + choice;
@@ -62,8 +79,9 @@ Result<Options> Options::read(std::string_view method, std::span<const OptionInf
       const auto choices = splitChoices(info->choices);
       valid = std::ranges::find(choices, value.text) != choices.end();
       entry.text = value.text;
-    } else if (const auto number = parseInteger(value.text)) {
-      entry.number = static_cast<double>(*number);
+    } else if (const auto number = info->type == OptionInfo::Type::Integer ? parseInteger(value.text)
+                                                                           : parseNumber(value.text)) {
+      entry.number = *number;
       valid = entry.number >= info->minimum && entry.number <= info->maximum;
     }
     if (!valid)

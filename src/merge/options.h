@@ -13,16 +13,16 @@ namespace lego {
 
 /// One option of a method.
 struct OptionInfo {
-  enum class Type { Integer, Choice };
+  enum class Type { Integer, Number, Choice };
 
   const char* name;
   Type type;
   const char* choices;                ///< Choice: the values, separated by '|', the default first
-  double minimum, maximum, standard;  ///< Integer: bounds and default
+  double minimum, maximum, standard;  ///< Integer and Number: bounds and default
   const char* sentence;
 };
 
-/// A value as a user gives it, in text: "10", "l2".
+/// A value as a user gives it, in text: "10", "0.25", "l2".
 struct OptionValue {
   std::string name;
   std::string text;
@@ -35,7 +35,7 @@ class Options {
   static Result<Options> read(std::string_view method, std::span<const OptionInfo> infos,
                               std::span<const OptionValue> values);
 
-  /// Value of an Integer option that the method has.
+  /// Value of an Integer or Number option that the method has.
   double number(std::string_view name) const;
   /// Value of a Choice option that the method has.
   const std::string& choice(std::string_view name) const;

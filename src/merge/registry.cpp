@@ -4,6 +4,7 @@
 
 #include "base/limits.h"
 #include "merge/cat.h"
+#include "merge/least_interference.h"
 #include "merge/lego.h"
 #include "merge/svd.h"
 
@@ -25,14 +26,20 @@ constexpr OptionInfo kLegoOptions[] = {
      "(balanced)."},
 };
 
+constexpr OptionInfo kLeastInterferenceOptions[] = {
+    {"eps", Type::Number, "", 1e-3, 10, 0.1,
+     "Pull towards the adapters' mean where they say nothing; results hardly change from 0.03 to 0.3."},
+};
+
 constexpr MethodInfo kMethods[] = {
     {"lego", MethodFamily::Mean,
      "Clusters the ranks of all adapters and keeps the k reweighted cluster centres.",
-     "LoRA-LEGO, arXiv 2409.16167", true, GramPrecision::Single, kLegoOptions, mergeLego},
+     "LoRA-LEGO, arXiv 2409.16167", true, true, GramPrecision::Single, kLegoOptions, mergeLego},
     {"svd",
      MethodFamily::ExactSum,
      "Best approximation of rank k to the weighted sum of the adapters.",
      "Eckart and Young 1936, through the P x P core",
+     true,
      true,
      GramPrecision::Double,
      {},
@@ -42,9 +49,14 @@ constexpr MethodInfo kMethods[] = {
      "Exact weighted sum of the adapters; the ranks add up.",
      "PEFT add_weighted_adapter 'cat', without its extra scale",
      false,
+     true,
      GramPrecision::Single,
      {},
      mergeCat},
+    {"least_interference", MethodFamily::Mean,
+     "Keeps what each adapter does on the inputs that it works on, and disturbs the others least.",
+     "RegMean, arXiv 2212.09849, with each adapter's row space in place of activations", true, false,
+     GramPrecision::Double, kLeastInterferenceOptions, mergeLeastInterference},
 };
 
 }  // namespace

@@ -21,6 +21,7 @@ struct MethodInfo {
   const char* sentence;  ///< what it does, for people
   const char* source;
   bool takesRank;  ///< false: the result has as many ranks as the inputs together
+  bool takesNegativeWeights;
   GramPrecision precision;
   std::span<const OptionInfo> options;
   Method run;

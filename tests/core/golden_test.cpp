@@ -137,6 +137,20 @@ TEST(Golden, Svd) {
   }
 }
 
+TEST(Golden, LeastInterference) {
+  for (const GoldenCase& golden : goldenCases()) {
+    const Json& method = golden.json.at("methods").at("least_interference");
+    Recipe recipe;
+    recipe.method = "least_interference";
+    recipe.rank = static_cast<uint32_t>(whole(method.at("k")));
+    recipe.options = {{"eps", method.at("eps").dump()}};
+    const Merged merged = must(mergeAll(golden.adapters, recipe));
+    const auto product = delta(pairOf(merged), 1);
+    expectClose({product.begin(), product.end()}, goldenDelta(golden, "least_interference", recipe.rank), 1,
+                golden.name + " least_interference");
+  }
+}
+
 TEST(Golden, CatIsTheExactSum) {
   int compared = 0;
   for (const GoldenCase& golden : goldenCases()) {

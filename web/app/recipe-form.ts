@@ -39,7 +39,7 @@ export class RecipeForm {
     const method = this.#info()
     const options = method.options.map(({ name, type }) => {
       const { value } = this.form.elements.namedItem(name) as HTMLInputElement | HTMLSelectElement
-      return [name, type === 'integer' ? Number(value) : value] as const
+      return [name, type === 'choice' ? value : Number(value)] as const
     })
     return {
       method: this.#method.value as MethodName,
@@ -64,7 +64,7 @@ export class RecipeForm {
         const input =
           option.type === 'choice'
             ? make('select', { name: option.name }, ...option.choices.map(value => make('option', { value }, value)))
-            : make('input', { name: option.name, type: 'number', min: String(option.minimum), max: String(option.maximum), step: '1', value: option.default, required: true })
+            : make('input', { name: option.name, type: 'number', min: String(option.minimum), max: String(option.maximum), step: option.type === 'integer' ? '1' : 'any', value: option.default, required: true })
         return field(option.coreName.replaceAll('_', ' '), input, option.sentence)
       }),
     )

@@ -64,7 +64,7 @@ export function planText(plan: MergePlan): string {
       ['dtype', plan.dtype],
       ['reads', bytesText(plan.inputBytes)],
       ['writes', bytesText(plan.outputBytes)],
-      ['memory', `${bytesText(plan.peakBytes)} at most`],
+      ['memory', `${bytesText(plan.peakBytes)} beside Node itself`],
     ]) +
     bullets('note', plan.notices)
   )

@@ -32,6 +32,11 @@ const number = (text: string): number => {
   if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('It must be a number.')
   return value
 }
+const between = (minimum: number, maximum: number) => (text: string): number => {
+  const value = number(text)
+  if (value < minimum || value > maximum) throw new InvalidArgumentError(`It must be a number from ${minimum} to ${maximum}.`)
+  return value
+}
 const whole = (minimum: number, maximum: number) => (text: string): number => {
   const value = number(text)
   if (!Number.isSafeInteger(value) || value < minimum || value > maximum) throw new InvalidArgumentError(`It must be a whole number from ${minimum} to ${maximum}.`)
@@ -52,7 +57,7 @@ function withRecipe(command: Command): Command {
     for (const info of method.options) {
       const option = new Option(`--${dashed(info.coreName)} <${info.type === 'choice' ? 'choice' : 'number'}>`, `${method.name}: ${info.sentence}`)
       if (info.type === 'choice') option.choices(info.choices)
-      else option.argParser(whole(info.minimum, info.maximum))
+      else option.argParser((info.type === 'integer' ? whole : between)(info.minimum, info.maximum))
       // No default here: an option that is not given must not reach a method that lacks it.
       option.description += ` (default: ${info.default})`
       command.addOption(option)
