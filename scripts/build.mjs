@@ -3,8 +3,8 @@
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { cp, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
-import { cpus } from 'node:os'
 import { join } from 'node:path'
+import { cmakeBuild } from './cmake.mjs'
 import { ensureHeaders, ensureNpmPackages } from './dependencies.mjs'
 import { main, run, step } from './say.mjs'
 import { findToolchain, project } from './toolchain.mjs'
@@ -24,7 +24,10 @@ export async function build() {
   const wasm = { ...toolchain, run: (command, args) => toolchain.run(command, args, { cwd: project, quiet: true, env }) }
 
   await ifChanged('core', ['src', 'bindings', 'tests/core', 'tests/bench', 'tests/CMakeLists.txt', 'CMakeLists.txt', 'CMakePresets.json', 'package.json', 'scripts'], 'web/lib/generated/registry.ts', toolchain, async () => {
-    for (const variant of variants) await buildWasm(wasm, `wasm-${variant}`)
+    for (const variant of variants) {
+      const preset = `wasm-${variant}`
+      await step(`WebAssembly build: ${preset}`, () => cmakeBuild(preset, wasm.run, toolchain.description))
+    }
     await step('generated TypeScript: bindings and registry', () => generate())
   })
   await ifChanged('web', ['web', 'examples', 'package.json', 'package-lock.json', 'tsconfig.json', 'vite.config.ts', 'scripts'], 'dist/app/index.html', toolchain, async () => {
@@ -34,36 +37,24 @@ export async function build() {
   return wasm
 }
 
-async function buildWasm(wasm, preset) {
-  await step(`WebAssembly build: ${preset}`, async () => {
-    if (!existsSync(join(project, 'build', preset, 'build.ninja'))) await wasm.run('cmake', ['--preset', preset])
-    await wasm.run('cmake', ['--build', '--preset', preset, '--parallel', String(cpus().length)])
-  })
-}
-
 /** Puts the modules next to the library's sources and writes the tables that the core can tell. */
 async function generate() {
   await rm(generated, { recursive: true, force: true })
   await mkdir(generated, { recursive: true })
   for (const variant of variants) {
     const name = `core-${variant}`
-    const from = join(project, `build/wasm-${variant}/bindings`)
-    const glue = withoutSelfReference(await readFile(join(from, `${name}.mjs`), 'utf8'), name)
-    const types = withPlainStrings(await readFile(join(from, `${name}.d.ts`), 'utf8'))
-    await writeFile(join(generated, `${name}.node.mjs`), glue)
-    await writeFile(join(generated, `${name}.mjs`), withoutNode(glue))
-    await writeFile(join(generated, `${name}.d.mts`), types)
-    await writeFile(join(generated, `${name}.node.d.mts`), types)
-    await cp(join(from, `${name}.wasm`), join(generated, `${name}.wasm`))
+    const from = (platform, extension) => join(project, `build/wasm-${variant}/bindings/${platform}`, name + extension)
+    for (const [platform, suffix] of [['browser', ''], ['node', '.node']]) {
+      const glue = await readFile(from(platform, '.mjs'), 'utf8')
+      await writeFile(join(generated, `${name}${suffix}.mjs`), variant === 'threads' ? withoutSelfReference(glue, name) : glue)
+      const types = await readFile(from('browser', '.d.ts'), 'utf8')
+      await writeFile(join(generated, `${name}${suffix}.d.mts`), withPlainStrings(types))
+    }
+    const module = await readFile(from('browser', '.wasm'))
+    if (!module.equals(await readFile(from('node', '.wasm')))) throw new Error(`${name}.wasm differs between browser and Node: the package carries one for both`)
+    await writeFile(join(generated, `${name}.wasm`), module)
   }
   await run('node', [join(import.meta.dirname, 'generate-registry.mjs'), generated])
-}
-
-/** Replaces `pattern` in `text`, which must occur `times` times: a new Emscripten may write other glue. */
-function replaceExactly(text, pattern, times, replacement) {
-  const found = text.match(pattern)?.length ?? 0
-  if (found !== times) throw new Error(`the Emscripten glue has ${found} times ${pattern}, not ${times}: look at scripts/build.mjs`)
-  return text.replace(pattern, replacement)
 }
 
 /**
@@ -73,16 +64,10 @@ function replaceExactly(text, pattern, times, replacement) {
  */
 function withoutSelfReference(glue, name) {
   const pattern = new RegExp(`new URL\\("${name}\\.mjs",\\s*import\\.meta\\.url\\)`, 'g')
-  return replaceExactly(glue, pattern, name.endsWith('threads') ? 1 : 0, 'Module["pthreadScript"]')
-}
-
-/** Takes Node out of the glue: no browser can import its modules, and bundlers stumble over the attempt. */
-function withoutNode(glue) {
-  const imports = /^import \{ createRequire \} from 'module';\nconst require = createRequire\(import\.meta\.url\);\n/gm
-  const probe = /ENVIRONMENT_IS_NODE=typeof process=="object"[^;]*;/g
-  const browser = replaceExactly(replaceExactly(glue, imports, 1, ''), probe, 1, 'ENVIRONMENT_IS_NODE=false;')
-  const isPthread = /^if \(isNode\) isPthread = .*$/gm // the threads glue alone asks this
-  return browser.replace(isPthread, '').replace(/\brequire\("\w+"\)/g, 'undefined')
+  // Emscripten 3.1.69 and 6.0.5 write it once; another Emscripten may start its threads in another way.
+  const found = glue.match(pattern)?.length ?? 0
+  if (found !== 1) throw new Error(`the glue of ${name} names itself ${found} times, not once: look at withoutSelfReference`)
+  return glue.replace(pattern, 'Module["pthreadScript"]')
 }
 
 /** Embind types each string as whatever it would accept; what it returns is always a string. */

@@ -52,17 +52,18 @@ export async function findToolchain() {
       run: (command, args, options) => run(command, args, options),
     }
   }
-  const tooOld = version ? `emcc ${version.join('.')} on PATH is older than ${oldest.join('.')}; ` : ''
-  const mirror = process.env.LORA_LEGO_DEBIAN_MIRROR || (await debianMirror())
-  if (existsSync(join(rootDirectory, stamp))) return rootToolchain()
-  if (process.getuid?.() !== 0 || !mirror) {
-    throw new SetupError(
-      `${tooOld}no usable Emscripten: install emsdk ${emsdkRelease} and put emcc on PATH` +
-        (mirror ? ', or run this once as root to set up a private one' : ''),
-    )
+  const tooOld = version ? `emcc ${version.join('.')} on PATH is older than ${oldest.join('.')}` : ''
+  if (!existsSync(join(rootDirectory, stamp))) {
+    const mirror = process.env.LORA_LEGO_DEBIAN_MIRROR || (await debianMirror())
+    if (process.getuid?.() !== 0 || !mirror) {
+      throw new SetupError(
+        `${tooOld || 'there is no emcc on PATH'}: install emsdk ${emsdkRelease} and put its emcc on PATH` +
+          (mirror ? ', or run this once as root to set up a private one' : ''),
+      )
+    }
+    await makeRoot(mirror)
   }
-  await makeRoot(mirror)
-  return rootToolchain()
+  return rootToolchain(tooOld)
 }
 
 /** The Debian mirror that this machine already uses, or undefined where it is no Debian. */
@@ -78,12 +79,24 @@ async function debianMirror() {
   return undefined
 }
 
+const partialDirectory = pid => `${rootDirectory}.partial-${pid}`
+
+/** Half-made roots whose process was killed. */
+async function removeAbandoned() {
+  for (const name of await readdir(cacheDirectory)) {
+    const path = join(cacheDirectory, name)
+    const pid = Number(name.split('-').at(-1))
+    if (path === partialDirectory(pid) && !existsSync(`/proc/${pid}`)) await rm(path, { recursive: true, force: true })
+  }
+}
+
 /** Debian's Emscripten in a folder of its own; a half-made one never gets the final name. */
 async function makeRoot(mirror) {
   await ensureDebianPackages(['debootstrap'])
   await step(`Emscripten: making a private Debian ${debianSuite} root in ${rootDirectory} (about two minutes, 3 GB, once)`, async () => {
     await mkdir(cacheDirectory, { recursive: true })
-    const partial = `${rootDirectory}.partial-${process.pid}`
+    await removeAbandoned()
+    const partial = partialDirectory(process.pid)
     try {
       await run('debootstrap', ['--variant=minbase', `--include=${rootPackages.join(',')}`, debianSuite, partial, mirror], { quiet: true })
       await rm(join(partial, 'var/cache/apt/archives'), { recursive: true, force: true })
@@ -98,12 +111,14 @@ async function makeRoot(mirror) {
   })
 }
 
-async function rootToolchain() {
-  const inside = await runInRoot('emcc', ['--version'], { quiet: true })
+async function rootToolchain(tooOld) {
+  const inside = await runInRoot('emcc', ['--version'], { quiet: true }).catch(error => {
+    throw new SetupError(`${error.message} in the root folder ${rootDirectory}: this needs root and the right to mount; or install emsdk ${emsdkRelease} and put its emcc on PATH`)
+  })
   const version = parseVersion(inside)
   if (!version || !atLeast(version, oldest)) throw new SetupError(`the root folder ${rootDirectory} holds no usable emcc: remove it and run again`)
   return {
-    description: `emcc ${version.join('.')} in the private Debian root ${rootDirectory}`,
+    description: `emcc ${version.join('.')} in the private Debian root ${rootDirectory}${tooOld && ` (${tooOld})`}`,
     prefix: rootDirectory,
     run: runInRoot,
   }
