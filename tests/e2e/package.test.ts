@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { openChromium, serve, watch } from './site.js'
 
 const run = promisify(execFile)
 let folder: string
@@ -52,14 +53,35 @@ it('has no any in its public types', async () => {
   for (const name of publicTypes) expect(await readFile(join(folder, 'node_modules/lora-lego/dist/lib', name), 'utf8')).not.toMatch(/\bany\b(?![^\n]*\*\/)(?=[\s;,>)\]|&])(?<!\/\/.*|\*.*)/)
 })
 
-it('is bundled by Vite with its workers and WebAssembly', async () => {
-  await mkdir(join(folder, 'site'))
-  await writeFile(join(folder, 'site/index.html'), '<script type="module" src="./main.js"></script>')
-  await writeFile(join(folder, 'site/main.js'), "import { merge } from 'lora-lego'; window.merge = merge")
+it('is bundled by Vite with its workers and WebAssembly, and the README page runs', async () => {
+  const example = /```html\n([^]*?)```/.exec(await readFile('README.md', 'utf8'))?.[1] ?? ''
+  const root = join(folder, 'site')
+  await mkdir(root)
+  await writeFile(join(root, 'index.html'), `<!doctype html>\n<link rel="icon" href="data:," />\n${example}`)
   const { build } = await import('vite')
-  await build({ configFile: false, root: join(folder, 'site'), logLevel: 'error', worker: { format: 'es' } })
+  await build({ configFile: false, root, logLevel: 'error', worker: { format: 'es' } })
   const assets = await readdir(join(folder, 'site/dist/assets'))
   for (const pattern of [/^core-single.*\.wasm$/, /^core-threads.*\.wasm$/, /^core-threads.*\.mjs$/, /^worker-single.*\.js$/, /^worker-threads.*\.js$/]) {
     expect(assets.filter(name => pattern.test(name))).toHaveLength(1)
+  }
+
+  for (const isolated of [true, false]) {
+    const site = await serve({ isolated, root, outDir: 'dist' })
+    const browser = await openChromium()
+    try {
+      const page = await browser.newPage()
+      const problems = watch(page)
+      await page.goto(site.url)
+      for (const name of ['add3', 'rotl2']) await page.setInputFiles('#folder', resolve('examples', name))
+      await page.click('#start')
+      const download = page.waitForEvent('download')
+      await page.click('text=Download')
+      const path = await (await download).path()
+      expect((await readFile(path)).length).toBeGreaterThan(300_000)
+      expect(problems).toEqual([])
+    } finally {
+      await browser.close()
+      await site.close()
+    }
   }
 })

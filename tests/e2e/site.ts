@@ -10,12 +10,12 @@ export interface Site {
   close(): Promise<void>
 }
 
-/** Serves dist/app on a free port. */
-export async function serve({ isolated }: { isolated: boolean }): Promise<Site> {
+/** Serves a built page, dist/app unless told otherwise, on a free port. */
+export async function serve({ isolated, root = 'web/app', outDir = '../../dist/app' }: { isolated: boolean; root?: string; outDir?: string }): Promise<Site> {
   const server = await preview({
     configFile: false,
-    root: 'web/app',
-    build: { outDir: '../../dist/app' },
+    root,
+    build: { outDir },
     preview: { port: 0, host: '127.0.0.1', headers: isolated ? isolation : {} },
     logLevel: 'warn',
   })

@@ -58,8 +58,8 @@ describe('command line', () => {
     expect(JSON.parse((await run('inspect', 'examples/add3', '--json')).stdout)).toMatchObject([{ label: 'add3', modules: { length: 28 } }])
     expect((await run('plan', 'examples/add3', 'examples/rotl2')).stdout).toContain('28 modules')
     expect(JSON.parse((await run('plan', 'examples/add3', '--method', 'cat', '--json')).stdout)).toMatchObject({ method: 'cat' })
-    expect((await run('methods')).stdout).toMatch(/lego[^]*svd[^]*cat/)
-    expect(JSON.parse((await run('methods', '--json')).stdout)).toMatchObject([{ name: 'lego' }, { name: 'svd' }, { name: 'cat' }])
+    expect((await run('methods')).stdout).toMatch(/lego[^]*svd[^]*cat[^]*least_interference/)
+    expect(JSON.parse((await run('methods', '--json')).stdout)).toMatchObject([{ name: 'lego' }, { name: 'svd' }, { name: 'cat' }, { name: 'least_interference' }])
   })
 
   it('explains itself, with exit code 0', async () => {
@@ -84,6 +84,7 @@ describe('command line', () => {
       ['merge', 'examples/add3', '-o', output, '--weights', '1,x'],
       ['merge', 'examples/add3', '-o', output, '--weights', '1,2'],
       ['merge', 'examples/add3', '-o', output, '--restarts', '0'],
+      ['merge', 'examples/add3', '-o', output, '--method', 'least_interference', '--eps', '20'],
       ['merge', 'examples/add3', '-o', output, '--seed', '-1'],
       ['merge', 'examples/add3', '-o', output, '--threads', '0'],
       ['merge', 'examples/add3', '-o', output, '--colour', 'red'],

@@ -8,6 +8,7 @@ import type { Job, Reply, Request } from '../../dist/lib/protocol.js'
 class FakeWorker implements WorkerHandle {
   readonly sent: Request[] = []
   terminated = false
+  held = false
   reply: (reply: Reply) => void = () => undefined
   fail: (reason: string) => void = () => undefined
   post(request: Request): void {
@@ -19,6 +20,9 @@ class FakeWorker implements WorkerHandle {
   }
   terminate(): void {
     this.terminated = true
+  }
+  hold(busy: boolean): void {
+    this.held = busy
   }
 }
 
@@ -51,6 +55,26 @@ describe('lane', () => {
     worker.reply({ id: 1, error: { code: 'bad_rank', message: 'no' } })
     await expect(two).resolves.toBe('second')
     await expect(one).rejects.toMatchObject({ code: 'bad_rank', message: 'no' })
+    expect(lane.alive).toBe(true)
+  })
+
+  it('lets the process end while no call is open', async () => {
+    const one = lane.call('plan', { job })
+    const two = lane.call('plan', { job })
+    worker.reply({ id: 1, value: 'first' })
+    await one
+    expect(worker.held).toBe(true)
+    worker.reply({ id: 2, value: 'second' })
+    await two
+    expect(worker.held).toBe(false)
+  })
+
+  it('rejects a call that cannot be sent and stays in use', async () => {
+    worker.post = () => {
+      throw new DOMException('it cannot be cloned', 'DataCloneError')
+    }
+    await expect(lane.call('plan', { job })).rejects.toMatchObject({ code: 'bad_input' })
+    expect(worker.held).toBe(false)
     expect(lane.alive).toBe(true)
   })
 

@@ -1,6 +1,7 @@
 // The library's suite in Node, and what only Node has: paths in, a folder out.
 
 import { createMerger, merge, MergeError } from 'lora-lego'
+import { spawnSync } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -92,6 +93,13 @@ describe('in Node', () => {
     }
     expect(results[1]).toEqual(results[0])
     expect(results[2]).toEqual(results[0])
+  })
+
+  it('does not keep a process alive whose merger was never closed', async () => {
+    const library = new URL('../../dist/node/index.js', import.meta.url).href
+    const script = `const { createMerger } = await import('${library}'); await createMerger({ threads: 2 }).inspect('examples/add3')`
+    const { status } = spawnSync(process.execPath, ['--input-type=module', '-e', script], { timeout: 20_000 })
+    expect(status).toBe(0)
   })
 
   it('refuses a number of threads that is none', () => {

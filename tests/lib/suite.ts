@@ -122,6 +122,9 @@ export function defineSuite({ threads, example }: Platform): void {
       expect(report.recipe.options).toEqual({ gauge: 'balanced', restarts: 5, parameterReweight: 'l2' })
       expect((await failure(merger.merge([adapter()], { method: 'cat', gauge: 'raw' }))).code).toBe('bad_option')
       expect((await failure(merger.merge([adapter()], { restarts: 0 }))).code).toBe('bad_option')
+      expect((await failure(merger.merge([adapter()], { method: 'least_interference', eps: 0 }))).code).toBe('bad_option')
+      expect((await failure(merger.merge([{ source: adapter(), weight: -1 }], { method: 'least_interference' }))).code).toBe('bad_weights')
+      expect((await merger.plan([adapter()], { method: 'least_interference', eps: 0.25 })).method).toBe('least_interference')
       expect((await failure(merger.merge([adapter()], { seed: -1 }))).code).toBe('bad_option')
       expect((await failure(merger.merge([adapter()], { rank: 1.5 }))).code).toBe('bad_rank')
       expect((await failure(merger.merge([adapter()], { method: 'blend' as 'lego' }))).code).toBe('unknown_method')
@@ -233,7 +236,7 @@ export function defineSuite({ threads, example }: Platform): void {
   })
 
   it('lists the methods with their options', () => {
-    expect(methods.map(({ name }) => name)).toEqual(['lego', 'svd', 'cat'])
+    expect(methods.map(({ name }) => name)).toEqual(['lego', 'svd', 'cat', 'least_interference'])
     expect(methods[0]?.options.map(({ name }) => name)).toEqual(['restarts', 'parameterReweight', 'outputReweight', 'gauge'])
   })
 

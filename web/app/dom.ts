@@ -24,5 +24,5 @@ export function bytesText(bytes: number): string {
 }
 
 export function percentText(share: number): string {
-  return Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : '–'
+  return Number.isFinite(share) ? `${(100 * share).toFixed(1)}\u00a0%` : '–'
 }

@@ -48,7 +48,7 @@ async function replan(): Promise<void> {
 
 function planText(plan: MergePlan): HTMLElement[] {
   const ranks = [...new Set(plan.modules.map(module => module.rank))].join(', ')
-  const text = `${plan.modules.length} modules, rank ${ranks}, ${plan.dtype}. Reads ${bytesText(plan.inputBytes)}, gives ${bytesText(plan.outputBytes)}, takes at most ${bytesText(plan.peakBytes)} of memory.`
+  const text = `${plan.modules.length} modules, rank ${ranks}, ${plan.dtype}. Reads ${bytesText(plan.inputBytes)}, gives ${bytesText(plan.outputBytes)}, needs about ${bytesText(plan.peakBytes)} of memory.`
   return [make('p', {}, text), ...plan.notices.map(notice => make('p', { className: 'notice' }, notice))]
 }
 

@@ -1,6 +1,6 @@
 // One worker and the calls that are open in it. Every way out settles every call.
 
-import { MergeError, type ErrorData } from './error.js'
+import { MergeError, messageOf, type ErrorData } from './error.js'
 import type { Platform, WorkerHandle, WorkerSettings } from './platform.js'
 import type { CallName, Calls, CancelFlag, Progress, Reply } from './protocol.js'
 
@@ -69,7 +69,9 @@ export class Lane {
       const settle = (): void => {
         clearTimeout(graceTimer)
         signal?.removeEventListener('abort', abort)
+        if (this.#open.size === 0) this.#worker.hold?.(false)
       }
+      this.#worker.hold?.(true)
       this.#open.set(id, {
         resolve: value => {
           settle()
@@ -82,7 +84,14 @@ export class Lane {
         onProgress,
       })
       signal?.addEventListener('abort', abort)
-      this.#worker.post({ id, call, args } as Parameters<WorkerHandle['post']>[0])
+      try {
+        this.#worker.post({ id, call, args } as Parameters<WorkerHandle['post']>[0])
+      } catch (error) {
+        // A function among the options, say: what cannot be copied never reaches the worker.
+        this.#open.delete(id)
+        settle()
+        reject(new MergeError({ code: 'bad_input', message: `the inputs cannot be sent to the worker: ${messageOf(error)}` }, { cause: error }))
+      }
     })
   }
 

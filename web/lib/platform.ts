@@ -10,6 +10,8 @@ export interface WorkerHandle {
   /** `failed` is called with the reason when the worker cannot load, crashes, or sends what cannot be read. */
   listen(receive: (reply: Reply) => void, failed: (reason: string) => void): void
   terminate(): void
+  /** Node: whether the worker keeps the process alive. An idle one should not. */
+  hold?(busy: boolean): void
 }
 
 /** The two builds of the core. */

@@ -108,15 +108,34 @@ export async function plan(tools: Tools, job: Job, listener: Listener): Promise<
   })
 }
 
-/** The ranges of one batch, read at the same time. */
-async function readBatch(batch: BatchValue, sources: readonly ByteSource[]): Promise<Uint8Array[]> {
-  return Promise.all(
-    batch.reads.map(range => {
-      const source = sources[range.adapter]
-      if (!source) throw readFailed('?', `no adapter ${range.adapter}`)
-      return source.read(range.offset, range.length)
-    }),
-  )
+/**
+ * Reads the ranges of one batch at the same time, into one of two spaces that take turns: one batch is read
+ * while the one before is handed to the core. New memory for each would pile up until it is collected.
+ */
+class BatchReader {
+  readonly #sources: readonly ByteSource[]
+  #spaces: [ArrayBuffer, ArrayBuffer]
+
+  constructor(sources: readonly ByteSource[], batches: readonly BatchValue[]) {
+    const largest = Math.max(0, ...batches.map(batch => batch.inputBytes))
+    this.#sources = sources
+    this.#spaces = [new ArrayBuffer(largest), new ArrayBuffer(largest)]
+  }
+
+  /** Starts reading. If the merge fails first, nobody waits for it: its own failure is then no news. */
+  start(batch: BatchValue | undefined): Promise<Uint8Array[]> {
+    const [space, other] = this.#spaces
+    this.#spaces = [other, space]
+    const reading = Promise.all(
+      (batch?.reads ?? []).map(async ({ adapter, offset, length, at }) => {
+        const source = this.#sources[adapter]
+        if (!source) throw readFailed('?', `no adapter ${adapter}`)
+        return source.read(offset, length, new Uint8Array(space, at, length))
+      }),
+    )
+    reading.catch(() => undefined)
+    return reading
+  }
 }
 
 export async function merge(tools: Tools, job: Job, output: OutputReference, listener: Listener): Promise<MergeOutcome> {
@@ -130,13 +149,14 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, lis
     try {
       await sink.begin({ name: 'adapter_model.safetensors', size: plan.outputBytes })
       await sink.write(session.outputHeader())
-      let next = startReading(batches[0], sources)
+      const reader = new BatchReader(sources, batches)
+      let next = reader.start(batches[0])
       let modulesDone = 0
       for (const [index, batch] of batches.entries()) {
         const ranges = await next
         await nextTask()
         // The next batch is on its way while this one is computed.
-        next = startReading(batches[index + 1], sources)
+        next = reader.start(batches[index + 1])
         checkCancelled(listener)
         const input = session.input(batch.inputBytes)
         check(input.error)
@@ -178,11 +198,4 @@ function nextTask(): Promise<void> {
     }
     port2.postMessage(null)
   })
-}
-
-/** Starts reading a batch. If the merge fails first, nobody waits for it: its own failure is then no news. */
-function startReading(batch: BatchValue | undefined, sources: readonly ByteSource[]): Promise<Uint8Array[]> {
-  const reading = batch ? readBatch(batch, sources) : Promise.resolve([])
-  reading.catch(() => undefined)
-  return reading
 }

@@ -13,8 +13,11 @@ export interface ByteSource {
   readonly name: string
   /** Size in bytes. */
   readonly size: number
-  /** The bytes [offset, offset + length). Rejects with read_failed; never gives fewer. */
-  read(offset: number, length: number): Promise<Uint8Array>
+  /**
+   * The bytes [offset, offset + length). They may come in `space`, which has that length, where the platform
+   * can read into given memory. Rejects with read_failed; never gives fewer.
+   */
+  read(offset: number, length: number, space?: Uint8Array): Promise<Uint8Array>
   close(): Promise<void>
 }
 

@@ -14,8 +14,7 @@ class FileSource implements ByteSource {
     private readonly handle: FileHandle,
   ) {}
 
-  async read(offset: number, length: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(length)
+  async read(offset: number, length: number, bytes = new Uint8Array(length)): Promise<Uint8Array> {
     for (let done = 0; done < length; ) {
       const { bytesRead } = await this.handle.read(bytes, done, length - done, offset + done).catch((error: unknown) => {
         throw readFailed(this.name, messageOf(error), error)

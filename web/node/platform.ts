@@ -15,7 +15,8 @@ export const node: Platform = {
   canShareMemory: true,
   startWorker(variant, settings): WorkerHandle {
     const script = variant === 'threads' ? './worker-threads.js' : './worker-single.js'
-    const worker = new Worker(new URL(script, import.meta.url), { workerData: settings })
+    // Of the flags that Node was started with, some are refused by workers (`--input-type`); none is needed.
+    const worker = new Worker(new URL(script, import.meta.url), { workerData: settings, execArgv: [] })
     return {
       post: request => worker.postMessage(request),
       listen: (receive, failed) => {
@@ -25,6 +26,7 @@ export const node: Platform = {
         worker.on('exit', code => failed(`the worker ended with code ${code}`))
       },
       terminate: () => void worker.terminate(),
+      hold: busy => (busy ? worker.ref() : worker.unref()),
     }
   },
   resolvePath,
