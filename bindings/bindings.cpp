@@ -91,8 +91,8 @@ class SessionHandle {
   }
 
   /// Memory that a batch's reads are written to.
-  BytesValue input(double bytes) {
-    const auto memory = session_.input(static_cast<uint64_t>(bytes));
+  BytesValue input(uint32_t batch) {
+    const auto memory = session_.input(batch);
     if (!memory) return {valueOf(memory.error()), emptyView()};
     return {{}, viewOf(memory->data(), memory->size())};
   }

@@ -7,11 +7,19 @@
 
 namespace lego {
 
+/// Floats of the buffers that one thread works in, large enough for any module of a plan.
+struct WorkspaceSize {
+  uint64_t unitsA = 0, unitsB = 0;    ///< P rows each
+  uint64_t mergedA = 0, mergedB = 0;  ///< k rows each
+};
+WorkspaceSize workspaceSize(const Plan& plan);
+
 /// Floats between two rows of a factor's units: the length rounded up to whole registers.
 size_t unitStride(uint64_t length);
 
 /// Bytes of everything that a merge holds at its fullest moment: file headers, one batch in the core, two
-/// being read, its output, and the working memory of the modules in flight. An upper estimate.
+/// being read, its output, and what each thread works in. The memory of the core and the buffers that it is
+/// fed from stay below it (tests/e2e/memory.test.ts); the runtime's own memory comes on top.
 uint64_t peakBytes(const Plan& plan, size_t threads);
 
 }  // namespace lego

@@ -1,5 +1,7 @@
 #include "job/session.h"
 
+#include <algorithm>
+
 #include "adapter/peft.h"
 #include "base/limits.h"
 #include "format/safetensors.h"
@@ -45,30 +47,40 @@ Status Session::makePlan(const Recipe& recipe) {
   if (!plan) return plan.error();
   plan_ = std::move(*plan);
   reports_.assign(plan_->modules.size(), {});
-  workspaces_.resize(pool_.size());
+  workspaces_.clear();
   context_.begin(plan_->inputBytes);
   return {};
 }
 
-Result<std::span<std::byte>> Session::input(uint64_t bytes) {
-  if (bytes > SIZE_MAX)
-    return Error{Code::outOfMemory,
-                 "a batch of " + std::to_string(bytes) + " bytes does not fit the address space",
-                 {},
-                 {},
-                 {}};
-  if (Status got = input_.reserve(static_cast<size_t>(bytes)); !got) return got.error();
-  return input_.span(static_cast<size_t>(bytes));
+Status Session::reserve() {
+  uint64_t input = 0, output = 0;
+  for (const PlannedBatch& batch : plan_->batches) {
+    input = std::max(input, batch.inputBytes);
+    output = std::max(output, batch.outputEnd - batch.outputBegin);
+  }
+  if (Status got = input_.reserve(input); !got) return got;
+  if (Status got = output_.reserve(output); !got) return got;
+  std::vector<Workspace> workspaces(pool_.size());
+  const WorkspaceSize size = workspaceSize(*plan_);
+  for (Workspace& workspace : workspaces) {
+    if (Status got = workspace.reserve(size); !got) return got;
+  }
+  workspaces_ = std::move(workspaces);
+  return {};
+}
+
+Result<std::span<std::byte>> Session::input(size_t batch) {
+  if (workspaces_.empty()) {
+    if (Status got = reserve(); !got) return got.error();
+  }
+  return input_.span(static_cast<size_t>(plan_->batches[batch].inputBytes));
 }
 
 Result<std::span<const std::byte>> Session::run(size_t index) {
   const PlannedBatch& batch = plan_->batches[index];
   const uint64_t outputBytes = batch.outputEnd - batch.outputBegin;
-  if (input_.capacity() < batch.inputBytes)
+  if (workspaces_.empty())
     return Error{Code::internal, "a batch was run before its input was read", {}, {}, {}};
-  if (outputBytes > SIZE_MAX)
-    return Error{Code::outOfMemory, "a batch's output does not fit the address space", {}, {}, {}};
-  if (Status got = output_.reserve(static_cast<size_t>(outputBytes)); !got) return got.error();
   const auto part = [&](const TensorInfo& tensor) {
     return std::span(output_.data() + (tensor.begin - batch.outputBegin),
                      static_cast<size_t>(tensor.end - tensor.begin));

@@ -42,8 +42,9 @@ class Session {
   /// The plan, once made.
   const Plan& plan() const { return *plan_; }
 
-  /// Memory for `bytes` of input; what it held is lost if it has to grow. Errors: out_of_memory.
-  Result<std::span<std::byte>> input(uint64_t bytes);
+  /// Memory for a batch's input. The first call gets all memory that the plan will need, so that none is
+  /// got and lost piece by piece. Errors: out_of_memory.
+  Result<std::span<std::byte>> input(size_t batch);
 
   /// Merges a batch whose reads lie in input(). Returns the bytes of the output file from the batch's
   /// outputBegin to its outputEnd; they stay valid until the next call.
@@ -57,6 +58,8 @@ class Session {
   Context& context() { return context_; }
 
  private:
+  Status reserve();
+
   ThreadPool pool_;
   Kernels kernels_;
   Context context_;

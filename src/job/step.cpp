@@ -4,7 +4,6 @@
 #include <bit>
 #include <cmath>
 
-#include "job/memory.h"
 #include "linalg/assemble.h"
 #include "merge/rescale.h"
 #include "tensor/convert.h"
@@ -38,8 +37,6 @@ Status unpackUnits(const Kernels& kernels, const PlannedModule& module, std::spa
                    std::vector<double>& foldA, std::vector<double>& foldB) {
   const size_t in = static_cast<size_t>(module.in), out = static_cast<size_t>(module.out);
   const size_t strideA = unitStride(in), strideB = unitStride(out);
-  if (Status got = workspace.unitsA.reserve(uint64_t{module.units} * strideA); !got) return got;
-  if (Status got = workspace.unitsB.reserve(uint64_t{module.units} * strideB); !got) return got;
   pool.in = in;
   pool.out = out;
   size_t unit = 0;
@@ -78,9 +75,8 @@ Result<Matrix> foldedGram(const Kernels& kernels, const float* units, size_t str
 }
 
 /// Rows of A* or B*^T before the last rescaling. `coefficients` are on folded units.
-Status assembleRows(const Kernels& kernels, const Buffer<float>& units, size_t stride, size_t length,
+void assembleRows(const Kernels& kernels, const Buffer<float>& units, size_t stride, size_t length,
                     const Matrix& coefficients, std::span<const double> fold, Buffer<float>& rows) {
-  if (Status got = rows.reserve(uint64_t{coefficients.rows()} * stride); !got) return got;
   std::vector<std::vector<Term>> terms(coefficients.rows());
   for (size_t q = 0; q < coefficients.rows(); ++q) {
     for (size_t u = 0; u < coefficients.columns(); ++u) {
@@ -90,7 +86,6 @@ Status assembleRows(const Kernels& kernels, const Buffer<float>& units, size_t s
   }
   const std::vector<std::span<const Term>> views(terms.begin(), terms.end());
   kernels.assemble(units.data(), stride, length, views, rows.data());
-  return {};
 }
 
 /// Turns target magnitudes into the factors they ask for, now that the rows can be looked at, and folds
@@ -138,6 +133,14 @@ void describeClusters(const PlannedModule& module, size_t adapters, const UnitPo
 
 }  // namespace
 
+Status Workspace::reserve(const WorkspaceSize& size) {
+  for (const auto& [buffer, floats] : {std::pair{&unitsA, size.unitsA}, std::pair{&unitsB, size.unitsB},
+                                       std::pair{&mergedA, size.mergedA}, std::pair{&mergedB, size.mergedB}}) {
+    if (Status got = buffer->reserve(floats); !got) return got;
+  }
+  return {};
+}
+
 Result<ModuleReport> runStep(const Plan& plan, const PlannedModule& module,
                              std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                              std::span<std::byte> a, std::span<std::byte> b, Workspace& workspace,
@@ -167,14 +170,8 @@ Result<ModuleReport> runStep(const Plan& plan, const PlannedModule& module,
   rescale(*merged, plan.recipe.scale);
   if (context.cancelled()) return cancelled;
 
-  if (Status done =
-          assembleRows(kernels, workspace.unitsA, strideA, module.in, merged->a, foldA, workspace.mergedA);
-      !done)
-    return done.error();
-  if (Status done =
-          assembleRows(kernels, workspace.unitsB, strideB, module.out, merged->b, foldB, workspace.mergedB);
-      !done)
-    return done.error();
+  assembleRows(kernels, workspace.unitsA, strideA, module.in, merged->a, foldA, workspace.mergedA);
+  assembleRows(kernels, workspace.unitsB, strideB, module.out, merged->b, foldB, workspace.mergedB);
   const auto factors = finalFactors(module, workspace, *merged);
   const uint32_t magnitudeA = kernels.packRows(plan.dtype, workspace.mergedA.data(), strideA, module.rank,
                                                module.in, factors, a.data());

@@ -8,6 +8,7 @@
 #include "base/buffer.h"
 #include "base/context.h"
 #include "job/kernels.h"
+#include "job/memory.h"
 #include "job/plan.h"
 #include "merge/report.h"
 
@@ -17,6 +18,9 @@ namespace lego {
 struct Workspace {
   Buffer<float> unitsA, unitsB;    // P rows each
   Buffer<float> mergedA, mergedB;  // k rows each
+
+  /// Makes room for every module of a plan, once. Errors: out_of_memory.
+  Status reserve(const WorkspaceSize& size);
 };
 
 struct ModuleReport {

@@ -146,7 +146,7 @@ void benchModule(const std::string& method, size_t in, size_t out) {
     Recipe recipe;
     recipe.method = method;
     (void)session.makePlan(recipe);
-    const auto input = session.input(session.plan().batches[0].inputBytes);
+    const auto input = session.input(0);
     for (const ReadRange& read : session.plan().batches[0].reads) {
       std::memcpy(input->data() + read.at, files[read.adapter].data() + read.offset, read.length);
     }

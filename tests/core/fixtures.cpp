@@ -118,7 +118,7 @@ Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& 
   std::memcpy(merged.file.data(), plan.header.data(), plan.header.size());
   for (size_t i = 0; i < plan.batches.size(); ++i) {
     const PlannedBatch& batch = plan.batches[i];
-    auto input = session.input(batch.inputBytes);
+    auto input = session.input(i);
     if (!input) return input.error();
     for (const ReadRange& read : batch.reads)
       std::memcpy(input->data() + read.at, adapters[read.adapter].file.data() + read.offset, read.length);

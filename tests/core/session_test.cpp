@@ -157,7 +157,7 @@ TEST(Session, CancelEndsTheWork) {
   for (const auto& adapter : adapters) ASSERT_TRUE(addTo(session, adapter));
   ASSERT_TRUE(session.makePlan({}));
   const PlannedBatch& batch = session.plan().batches[0];
-  auto input = session.input(batch.inputBytes);
+  auto input = session.input(0);
   ASSERT_TRUE(input);
   for (const ReadRange& read : batch.reads)
     std::copy_n(adapters[read.adapter].file.begin() + static_cast<std::ptrdiff_t>(read.offset), read.length,
@@ -175,7 +175,7 @@ TEST(Session, ProgressEndsAtOne) {
   double last = 0;
   for (size_t i = 0; i < session.plan().batches.size(); ++i) {
     const PlannedBatch& batch = session.plan().batches[i];
-    auto input = session.input(batch.inputBytes);
+    auto input = session.input(i);
     for (const ReadRange& read : batch.reads)
       std::copy_n(adapters[read.adapter].file.begin() + static_cast<std::ptrdiff_t>(read.offset), read.length,
                   input->begin() + static_cast<std::ptrdiff_t>(read.at));
@@ -193,9 +193,20 @@ TEST(Session, ABatchNeedsItsInput) {
   expectCode(session.run(0), Code::internal);
 }
 
+// A file of 18 TB, of which only the header is needed to know that nothing can hold its one module.
 TEST(Session, RefusesAnImpossibleAmountOfMemory) {
+  constexpr uint64_t kRank = 4096, kSide = uint64_t{1} << 28;
+  Header header;
+  header.tensors = {{"base_model.model.layer.lora_A.weight", DType::F64, {kRank, kSide}, 0, 0},
+                    {"base_model.model.layer.lora_B.weight", DType::F64, {kSide, kRank}, 0, 0}};
+  const std::string bytes = must(safetensors::writeHeader(header));
   Session session(1);
-  expectCode(session.input(UINT64_MAX / 2), Code::outOfMemory);
+  ASSERT_TRUE(session.addAdapter({"huge", "huge", "huge"}, std::as_bytes(std::span(bytes)), header.tensors[1].end,
+                                 "{\"peft_type\":\"LORA\",\"r\":4096}"));
+  ASSERT_TRUE(session.makePlan({}));
+  EXPECT_GT(session.plan().peakBytes, uint64_t{1} << 44);
+  expectCode(session.input(0), Code::outOfMemory);
+  expectCode(session.run(0), Code::internal);
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ export interface MergeOutcome {
   readonly output: SinkResult
   readonly seconds: number
   readonly threads: number
+  readonly memoryBytes: number
 }
 
 /** The plan as the core gives it, without what only the worker needs. */

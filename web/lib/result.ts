@@ -38,6 +38,11 @@ export interface MergeReport {
     /** Wall time from the first byte read to the last one written. */
     readonly seconds: number
     readonly threads: number
+    /**
+     * The core's memory and the buffers that fed it, in bytes: what `plan().peakBytes` promised. WebAssembly
+     * memory never shrinks, so in a merger that has done larger merges before it is theirs.
+     */
+    readonly memoryBytes: number
   }
   readonly notices: readonly string[]
 }
@@ -66,7 +71,7 @@ function tensorOf(file: Blob, { dtype, shape, begin, end }: TensorValue): Merged
   return { dtype: known, shape, data: async () => new types[known](await file.slice(begin, end).arrayBuffer()) }
 }
 
-function reportOf(job: Job, { plan, modules, seconds, threads }: MergeOutcome): MergeReport {
+function reportOf(job: Job, { plan, modules, seconds, threads, memoryBytes }: MergeOutcome): MergeReport {
   const merged = plan.modules.map((planned, i) => moduleReport(planned, modules[i] as ReportValue))
   const sumOfSquares = (values: readonly number[]): number => values.reduce((sum, value) => sum + value * value, 0)
   const target = sumOfSquares(merged.map(module => module.targetNorm))
@@ -82,6 +87,7 @@ function reportOf(job: Job, { plan, modules, seconds, threads }: MergeOutcome): 
       outputBytes: plan.outputBytes,
       seconds,
       threads,
+      memoryBytes,
     },
     notices: plan.notices,
   }

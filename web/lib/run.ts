@@ -113,6 +113,8 @@ export async function plan(tools: Tools, job: Job, listener: Listener): Promise<
  * while the one before is handed to the core. New memory for each would pile up until it is collected.
  */
 class BatchReader {
+  /** Size of both spaces together. */
+  readonly bytes: number
   readonly #sources: readonly ByteSource[]
   #spaces: [ArrayBuffer, ArrayBuffer]
 
@@ -120,6 +122,7 @@ class BatchReader {
     const largest = Math.max(0, ...batches.map(batch => batch.inputBytes))
     this.#sources = sources
     this.#spaces = [new ArrayBuffer(largest), new ArrayBuffer(largest)]
+    this.bytes = 2 * largest
   }
 
   /** Starts reading. If the merge fails first, nobody waits for it: its own failure is then no news. */
@@ -158,7 +161,7 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, lis
         // The next batch is on its way while this one is computed.
         next = reader.start(batches[index + 1])
         checkCancelled(listener)
-        const input = session.input(batch.inputBytes)
+        const input = session.input(index)
         check(input.error)
         for (const [r, bytes] of ranges.entries()) input.bytes.set(bytes, batch.reads[r]?.at)
         const result = session.run(index)
@@ -178,6 +181,7 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, lis
         output: await sink.finish(),
         seconds: (performance.now() - start) / 1000,
         threads: session.threads(),
+        memoryBytes: (tools.core.wasmMemory as WebAssembly.Memory).buffer.byteLength + reader.bytes,
       }
       listener.progress({ fraction: 1, modulesDone: plan.modules.length, modules: plan.modules.length })
       return outcome
