@@ -25,6 +25,16 @@ bool startsWith(std::span<const std::byte> bytes, std::string_view text) {
   return bytes.size() >= text.size() && std::memcmp(bytes.data(), text.data(), text.size()) == 0;
 }
 
+/// A zip archive (PyTorch since 1.6) or a bare pickle of protocol 2 to 5. Their first bytes could also be a
+/// header's length, such as 640; of that the upper bytes are zero, which in those files they never are.
+bool looksLikePickle(std::span<const std::byte> prefix) {
+  if (prefix.size() < kPrefixBytes) return false;
+  const auto isZero = [](std::byte b) { return b == std::byte{0}; };
+  if (std::ranges::all_of(prefix.subspan(4, 4), isZero)) return false;
+  return startsWith(prefix, "PK\x03\x04") ||
+         (prefix[0] == std::byte{0x80} && prefix[1] >= std::byte{2} && prefix[1] <= std::byte{5});
+}
+
 /// Reads the header's JSON as events, so that a header of many megabytes never becomes a tree.
 class HeaderReader final : public nlohmann::json_sax<Json> {
  public:
@@ -244,8 +254,7 @@ Status checkLayout(Header& header, uint64_t dataBegin, uint64_t fileSize) {
 }  // namespace
 
 Result<uint64_t> headerSize(std::span<const std::byte> prefix, uint64_t fileSize) {
-  if (startsWith(prefix, "PK\x03\x04") || (prefix.size() >= 2 && prefix[0] == std::byte{0x80} &&
-                                           prefix[1] >= std::byte{2} && prefix[1] <= std::byte{5})) {
+  if (looksLikePickle(prefix)) {
     return fail(Code::pickleFile,
                 "this is a Python pickle (.bin, .pt, .ckpt), which can run code when it is opened; convert "
                 "it to safetensors with a tool you trust");

@@ -138,6 +138,15 @@ TEST(Safetensors, MessagesNameTensorAndPlace) {
   EXPECT_EQ(header.error().offset, 8 + json.size() + 4);
 }
 
+// A header of 640 bytes begins like a pickle of protocol 2.
+TEST(Safetensors, TakesHeadersWhoseLengthLooksLikeAPickle) {
+  for (const size_t length : {0x280, 0x380, 0x480, 0x580, 0x10280}) {
+    std::string json = R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
+    json += std::string(length - json.size() - 1, ' ') + "}";
+    EXPECT_EQ(must(read(fileOf(json, 1, length))).tensors.size(), 1u) << length;
+  }
+}
+
 TEST(Safetensors, RefusesWhatIsNoSafetensors) {
   const auto prefix = [](std::string text) {
     std::vector<std::byte> file(100);
@@ -150,9 +159,11 @@ TEST(Safetensors, RefusesWhatIsNoSafetensors) {
   expectCode(read(fileOf("{}", 0, 100'000'000)), Code::fileTruncated);
   expectCode(read(fileOf("{}", 0, 100'000'001)), Code::headerTooLarge);
   expectCode(read(fileOf("{}", 0, UINT64_MAX)), Code::headerTooLarge);
-  expectCode(read(prefix(std::string("PK\x03\x04"))), Code::pickleFile);
-  expectCode(read(prefix("\x80\x02}q")), Code::pickleFile);
-  expectCode(read(prefix("\x80\x05\x95")), Code::pickleFile);
+  // The first bytes of torch.save: a zip archive; before 1.6, and of pickle.dump, a bare pickle.
+  expectCode(read(prefix(std::string("PK\x03\x04\x00\x00\x08\x08", 8))), Code::pickleFile);
+  expectCode(read(prefix("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46")), Code::pickleFile);
+  expectCode(read(prefix(std::string("\x80\x02}q\x00(X\x05", 8))), Code::pickleFile);
+  expectCode(read(prefix("\x80\x05\x95\x14\x01\x02\x03\x04")), Code::pickleFile);
   expectCode(read(prefix("GGUF\x03")), Code::unknownFormat);
   expectCode(read(prefix("version https://git-lfs.github.com/spec/v1")), Code::unknownFormat);
   expectCode(read(prefix("<!DOCTYPE html>")), Code::headerTooLarge);
