@@ -59,31 +59,15 @@ class SessionHandle {
     return value;
   }
 
-  PlanValue makePlan(const RecipeValue& recipe) {
-    Recipe asked{recipe.method, recipe.weights, recipe.rank, static_cast<uint64_t>(recipe.seed),
-                 recipe.scale,  recipe.dtype,   {},          {}};
-    for (const OptionText& option : recipe.options) asked.options.push_back({option.name, option.value});
-    PlanValue value;
-    if (const Status planned = session_.makePlan(asked); !planned) {
-      value.error = valueOf(planned.error());
-      return value;
-    }
-    const Plan& plan = session_.plan();
-    value.method = plan.method->name;
-    value.dtype = std::string(nameOf(plan.dtype));
-    value.config = plan.config;
-    for (const PlannedModule& module : plan.modules) {
-      value.modules.push_back(plannedValue(module, session_.adapters().size()));
-      value.tensors.push_back(tensorValue(module.a));
-      value.tensors.push_back(tensorValue(module.b));
-    }
-    for (const PlannedBatch& batch : plan.batches) value.batches.push_back(batchValue(batch));
-    value.inputBytes = static_cast<double>(plan.inputBytes);
-    value.outputBytes = static_cast<double>(plan.outputBytes);
-    value.peakBytes = static_cast<double>(plan.peakBytes);
-    value.notices = plan.notices;
-    return value;
+  PlanValue makePlan(const RecipeValue& value) {
+    const auto recipe = recipeOf(value);
+    return planned(recipe ? session_.makePlan(*recipe) : recipe.error());
   }
+
+  /// Looks at a batch, for the ranks that the recipe's rule asks for. The error's code is empty if it could.
+  ErrorValue survey(uint32_t batch) { return valueOf(session_.survey(batch)); }
+  /// After a survey of every batch: the plan with the ranks that were found.
+  PlanValue chooseRanks() { return planned(session_.chooseRanks()); }
 
   /// First bytes of the output's tensor file.
   BytesView outputHeader() const {
@@ -107,11 +91,7 @@ class SessionHandle {
   /// One per module of the plan.
   std::vector<ReportValue> reports() const {
     std::vector<ReportValue> values;
-    for (const ModuleReport& report : session_.reports()) {
-      const Quality& quality = report.quality;
-      values.push_back({quality.norm, quality.targetNorm, quality.relativeError(), quality.cosine(),
-                        report.inertia, report.labels, report.clusters, report.nearZero});
-    }
+    for (const ModuleReport& report : session_.reports()) values.push_back(reportValue(report));
     return values;
   }
 
@@ -124,6 +104,13 @@ class SessionHandle {
   }
 
  private:
+  PlanValue planned(const Status& status) const {
+    if (status) return planValue(session_.plan(), session_.adapters());
+    PlanValue value;
+    value.error = valueOf(status.error());
+    return value;
+  }
+
   Session session_;
 };
 
@@ -145,7 +132,11 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   register_type<std::vector<ReadValue>>("ReadValue[]");
   register_type<std::vector<BatchValue>>("BatchValue[]");
   register_type<std::vector<TensorValue>>("TensorValue[]");
+  register_type<std::vector<std::vector<double>>>("number[][]");
   register_type<std::vector<ReportValue>>("ReportValue[]");
+  register_type<std::vector<InputReportValue>>("InputReportValue[]");
+  register_type<std::vector<ModuleWeightValue>>("ModuleWeightValue[]");
+  register_type<std::vector<ModuleRankValue>>("ModuleRankValue[]");
   register_type<std::vector<CodeValue>>("CodeValue[]");
   register_type<std::vector<OptionInfoValue>>("OptionInfoValue[]");
   register_type<std::vector<MethodValue>>("MethodValue[]");
@@ -188,10 +179,21 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("notices", &AdapterValue::notices)
       .field("bytes", &AdapterValue::bytes);
   value_object<OptionText>("OptionText").field("name", &OptionText::name).field("value", &OptionText::value);
+  value_object<ModuleWeightValue>("ModuleWeightValue")
+      .field("adapter", &ModuleWeightValue::adapter)
+      .field("glob", &ModuleWeightValue::glob)
+      .field("weight", &ModuleWeightValue::weight);
+  value_object<ModuleRankValue>("ModuleRankValue")
+      .field("glob", &ModuleRankValue::glob)
+      .field("rank", &ModuleRankValue::rank);
   value_object<RecipeValue>("RecipeValue")
       .field("method", &RecipeValue::method)
       .field("weights", &RecipeValue::weights)
+      .field("moduleWeights", &RecipeValue::moduleWeights)
       .field("rank", &RecipeValue::rank)
+      .field("rankRule", &RecipeValue::rankRule)
+      .field("rankValue", &RecipeValue::rankValue)
+      .field("moduleRanks", &RecipeValue::moduleRanks)
       .field("seed", &RecipeValue::seed)
       .field("scale", &RecipeValue::scale)
       .field("dtype", &RecipeValue::dtype)
@@ -226,21 +228,35 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("method", &PlanValue::method)
       .field("dtype", &PlanValue::dtype)
       .field("config", &PlanValue::config)
+      .field("ranksAreKnown", &PlanValue::ranksAreKnown)
       .field("modules", &PlanValue::modules)
       .field("batches", &PlanValue::batches)
       .field("tensors", &PlanValue::tensors)
       .field("inputBytes", &PlanValue::inputBytes)
       .field("outputBytes", &PlanValue::outputBytes)
       .field("peakBytes", &PlanValue::peakBytes)
-      .field("notices", &PlanValue::notices);
+      .field("notices", &PlanValue::notices)
+      .field("fileSizes", &PlanValue::fileSizes);
+  value_object<InputReportValue>("InputReportValue")
+      .field("adapter", &InputReportValue::adapter)
+      .field("norm", &InputReportValue::norm)
+      .field("relativeError", &InputReportValue::relativeError)
+      .field("cosine", &InputReportValue::cosine);
   value_object<ReportValue>("ReportValue")
       .field("norm", &ReportValue::norm)
       .field("targetNorm", &ReportValue::targetNorm)
       .field("relativeError", &ReportValue::relativeError)
       .field("cosine", &ReportValue::cosine)
+      .field("retainedEnergy", &ReportValue::retainedEnergy)
+      .field("conflict", &ReportValue::conflict)
+      .field("seconds", &ReportValue::seconds)
       .field("inertia", &ReportValue::inertia)
+      .field("inputs", &ReportValue::inputs)
+      .field("pairCosines", &ReportValue::pairCosines)
+      .field("mergedNorms", &ReportValue::mergedNorms)
       .field("labels", &ReportValue::labels)
       .field("clusters", &ReportValue::clusters)
+      .field("centroidNorms", &ReportValue::centroidNorms)
       .field("nearZero", &ReportValue::nearZero);
   value_object<CodeValue>("CodeValue")
       .field("name", &CodeValue::name)
@@ -255,17 +271,23 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("sentence", &OptionInfoValue::sentence);
   value_object<MethodValue>("MethodValue")
       .field("name", &MethodValue::name)
+      .field("aliases", &MethodValue::aliases)
       .field("family", &MethodValue::family)
       .field("sentence", &MethodValue::sentence)
       .field("source", &MethodValue::source)
-      .field("takesRank", &MethodValue::takesRank)
+      .field("rank", &MethodValue::rank)
+      .field("choosesRank", &MethodValue::choosesRank)
       .field("takesNegativeWeights", &MethodValue::takesNegativeWeights)
+      .field("reshapes", &MethodValue::reshapes)
+      .field("mostAdapters", &MethodValue::mostAdapters)
       .field("options", &MethodValue::options);
 
   emscripten::class_<SessionHandle>("Session")
       .constructor<uint32_t, bool>()
       .function("addAdapter", &SessionHandle::addAdapter)
       .function("makePlan", &SessionHandle::makePlan)
+      .function("survey", &SessionHandle::survey)
+      .function("chooseRanks", &SessionHandle::chooseRanks)
       .function("outputHeader", &SessionHandle::outputHeader)
       .function("input", &SessionHandle::input)
       .function("run", &SessionHandle::run)

@@ -4,9 +4,11 @@
 
 #include <emscripten/bind.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
+#include "job/rank_rule.h"
 #include "job/session.h"
 #include "merge/registry.h"
 
@@ -24,6 +26,9 @@ inline ErrorValue valueOf(const Error& error) {
   return {codeInfo(error.code).name, describe(error), error.file, error.tensor,
           error.offset ? static_cast<double>(*error.offset) : -1};
 }
+
+/// Empty where the work succeeded.
+inline ErrorValue valueOf(const Status& status) { return status ? ErrorValue{} : valueOf(status.error()); }
 
 template <typename T>
 BytesView viewOf(const T* data, size_t count) {
@@ -72,14 +77,48 @@ struct OptionText {
   std::string name, value;
 };
 
+struct ModuleWeightValue {
+  uint32_t adapter = 0;
+  std::string glob;
+  double weight = 1;
+};
+
+struct ModuleRankValue {
+  std::string glob;
+  uint32_t rank = 0;
+};
+
 struct RecipeValue {
   std::string method;
   std::vector<double> weights;
+  std::vector<ModuleWeightValue> moduleWeights;
   uint32_t rank = 0;
+  std::string rankRule;
+  double rankValue = 0;
+  std::vector<ModuleRankValue> moduleRanks;
   double seed = 0, scale = 1;
   std::string dtype;
   std::vector<OptionText> options;
 };
+
+/// Errors: bad_rank, for a rule that is none.
+inline Result<Recipe> recipeOf(const RecipeValue& value) {
+  Recipe recipe;
+  recipe.method = value.method;
+  recipe.weights = value.weights;
+  for (const auto& entry : value.moduleWeights)
+    recipe.moduleWeights.push_back({entry.adapter, entry.glob, entry.weight});
+  recipe.rank = value.rank;
+  const auto rule = rankRuleOf(value.rankRule);
+  if (!rule) return Error{Code::badRank, "there is no rank rule " + shownName(value.rankRule), {}, {}, {}};
+  recipe.rule = {*rule, value.rankValue};
+  for (const auto& entry : value.moduleRanks) recipe.moduleRanks.push_back({entry.glob, entry.rank});
+  recipe.seed = static_cast<uint64_t>(value.seed);
+  recipe.scale = value.scale;
+  recipe.dtype = value.dtype;
+  for (const auto& option : value.options) recipe.options.push_back({option.name, option.value});
+  return recipe;
+}
 
 struct PlannedModuleValue {
   std::string path, kind;
@@ -108,19 +147,59 @@ struct TensorValue {
 struct PlanValue {
   ErrorValue error;
   std::string method, dtype, config;
+  bool ranksAreKnown = true;
   std::vector<PlannedModuleValue> modules;
   std::vector<BatchValue> batches;
   std::vector<TensorValue> tensors;
   double inputBytes = 0, outputBytes = 0, peakBytes = 0;
   std::vector<std::string> notices;
+  std::vector<double> fileSizes;  ///< of the adapters' tensor files
+};
+
+struct InputReportValue {
+  uint32_t adapter = 0;
+  double norm = 0, relativeError = 0, cosine = 0;
 };
 
 struct ReportValue {
-  double norm = 0, targetNorm = 0, relativeError = 0, cosine = 0, inertia = 0;
+  double norm = 0, targetNorm = 0, relativeError = 0, cosine = 0, retainedEnergy = 0, conflict = 0,
+         seconds = 0, inertia = 0;
+  std::vector<InputReportValue> inputs;
+  std::vector<std::vector<double>> pairCosines;
+  std::vector<double> mergedNorms;
   std::vector<uint32_t> labels;
   std::vector<std::vector<uint32_t>> clusters;
+  std::vector<double> centroidNorms;
   std::vector<uint32_t> nearZero;
 };
+
+inline ReportValue reportValue(const ModuleReport& report) {
+  const Quality& quality = report.quality;
+  ReportValue value{quality.norm,
+                    quality.targetNorm,
+                    quality.relativeError(),
+                    quality.cosine(),
+                    quality.retainedEnergy(),
+                    quality.conflict,
+                    report.seconds,
+                    report.inertia,
+                    {},
+                    {},
+                    report.mergedNorm,
+                    report.labels,
+                    report.clusters,
+                    report.centroidNorm,
+                    report.nearZero};
+  for (size_t i = 0; i < report.adapter.size(); ++i) {
+    const double norm = quality.inputNorm[i];
+    value.inputs.push_back({report.adapter[i], norm,
+                            norm > 0 ? quality.inputError[i] / norm : (quality.norm > 0 ? INFINITY : 0),
+                            quality.inputCosine[i]});
+    const auto row = quality.pairCosine.row(i);
+    value.pairCosines.emplace_back(row.begin(), row.end());
+  }
+  return value;
+}
 
 inline TensorValue tensorValue(const TensorInfo& tensor) {
   return {tensor.name,
@@ -150,6 +229,27 @@ inline BatchValue batchValue(const PlannedBatch& batch) {
   return value;
 }
 
+inline PlanValue planValue(const Plan& plan, std::span<const AdapterFile> adapters) {
+  PlanValue value;
+  value.method = plan.method->name;
+  value.dtype = std::string(nameOf(plan.dtype));
+  value.config = plan.config;
+  value.ranksAreKnown = plan.ranksAreKnown;
+  for (const PlannedModule& module : plan.modules) {
+    value.modules.push_back(plannedValue(module, adapters.size()));
+    value.tensors.push_back(tensorValue(module.a));
+    value.tensors.push_back(tensorValue(module.b));
+  }
+  for (const PlannedBatch& batch : plan.batches) value.batches.push_back(batchValue(batch));
+  value.inputBytes = static_cast<double>(plan.inputBytes);
+  value.outputBytes = static_cast<double>(plan.outputBytes);
+  value.peakBytes = static_cast<double>(plan.peakBytes);
+  value.notices = plan.notices;
+  for (const AdapterFile& adapter : adapters)
+    value.fileSizes.push_back(static_cast<double>(adapter.fileSize));
+  return value;
+}
+
 struct CodeValue {
   std::string name, sentence;
 };
@@ -169,19 +269,26 @@ struct OptionInfoValue {
   std::string sentence;
 };
 struct MethodValue {
-  std::string name, family, sentence, source;
-  bool takesRank = false, takesNegativeWeights = false;
+  std::string name;
+  std::vector<std::string> aliases;
+  std::string family, sentence, source, rank;
+  bool choosesRank = false, takesNegativeWeights = false, reshapes = false;
+  uint32_t mostAdapters = 0;  ///< 0: any number
   std::vector<OptionInfoValue> options;
 };
 inline std::vector<MethodValue> methodTable() {
   std::vector<MethodValue> table;
   for (const MethodInfo& method : methods()) {
     MethodValue value{method.name,
+                      {method.aliases.begin(), method.aliases.end()},
                       nameOf(method.family),
                       method.sentence,
                       method.source,
-                      method.takesRank,
+                      nameOf(method.rank),
+                      method.choosesRank(),
                       method.takesNegativeWeights,
+                      method.reshapes,
+                      method.mostAdapters == SIZE_MAX ? 0 : static_cast<uint32_t>(method.mostAdapters),
                       {}};
     for (const OptionInfo& option : method.options) {
       const bool choice = option.type == OptionInfo::Type::Choice;

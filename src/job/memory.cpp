@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "linalg/gram_panels.h"
+#include "linalg/panel_svd.h"
+#include "merge/entry_stream.h"
 
 namespace lego {
 namespace {
@@ -10,13 +12,37 @@ namespace {
 // Code, stacks and small data of the core: its memory starts at 16 MB, of which the rest is used.
 constexpr uint64_t kFixedBytes = 8 << 20;
 
-/// Matrices and coefficients of one module, and the panel of its Gram matrices.
-uint64_t matrixBytes(const PlannedModule& module) {
-  const uint64_t panel = uint64_t{module.units} * (gram_panels::kColumns<float> + 4) * sizeof(float);
-  // Two Gram matrices, their scaled sum, its sorted copy, and as much again for factorisations.
-  const uint64_t matrices = 8 * uint64_t{module.units} * module.units * sizeof(double);
-  const uint64_t coefficients = 4 * uint64_t{module.units} * module.rank * sizeof(double);
-  return panel + matrices + coefficients;
+/// A stream of entries, and the Krylov basis with its images (linalg/panel_svd.h).
+uint64_t entryBytes(const PlannedModule& module) {
+  const uint64_t sides = std::max(module.in, module.out);
+  const uint64_t basis =
+      2 * panel_svd::kSteps * (uint64_t{module.rank} + panel_svd::kOversampling) * module.in;
+  return EntryStream::bytes(module.sources.size(), sides) +
+         (basis + 2 * module.rank * (module.in + module.out)) * sizeof(double);
+}
+
+/// Matrices and coefficients of one group, the panel of its Gram matrices, and what a method on entries
+/// holds.
+uint64_t matrixBytes(const Plan& plan, const std::vector<size_t>& group) {
+  uint64_t units = 0, coefficients = 0, largest = 0, entries = 0;
+  for (const size_t m : group) {
+    const PlannedModule& module = plan.modules[m];
+    units += module.units;
+    largest = std::max<uint64_t>(largest, module.units);
+    coefficients += 4 * uint64_t{module.units} * module.rank * sizeof(double);
+    if (std::holds_alternative<EntryMethod>(plan.method->run))
+      entries = std::max(entries, entryBytes(module));
+  }
+  const uint64_t panel = units * (gram_panels::kColumns<float> + 4) * sizeof(float);
+  // Two Gram matrices, their scaled sum, its sorted copy, and as much again for factorisations; in the core
+  // space also one matrix for each adapter, twice while they are thinned out.
+  uint64_t matrices = 8 * units * units;
+  if (std::holds_alternative<CoreMethod>(plan.method->run)) {
+    size_t adapters = 0;
+    for (const size_t m : group) adapters = std::max(adapters, plan.modules[m].sources.size());
+    matrices += 2 * adapters * largest * largest;
+  }
+  return panel + matrices * sizeof(double) + coefficients + entries;
 }
 
 }  // namespace
@@ -25,27 +51,31 @@ size_t unitStride(uint64_t length) { return static_cast<size_t>((length + 3) & ~
 
 WorkspaceSize workspaceSize(const Plan& plan) {
   WorkspaceSize size;
-  for (const PlannedModule& module : plan.modules) {
-    const uint64_t strideA = unitStride(module.in), strideB = unitStride(module.out);
-    size.unitsA = std::max(size.unitsA, module.units * strideA);
-    size.unitsB = std::max(size.unitsB, module.units * strideB);
-    size.mergedA = std::max(size.mergedA, module.rank * strideA);
-    size.mergedB = std::max(size.mergedB, module.rank * strideB);
+  for (const auto& group : plan.groups) {
+    uint64_t rowsA = 0, rank = 0, floatsB = 0;
+    for (const size_t m : group) {
+      const PlannedModule& module = plan.modules[m];
+      rowsA += module.units;
+      rank = std::max<uint64_t>(rank, module.rank);
+      floatsB += (uint64_t{module.units} + module.rank) * unitStride(module.out);
+    }
+    size.unitsA = std::max(size.unitsA, (rowsA + rank) * unitStride(plan.modules[group[0]].in));
+    size.unitsB = std::max(size.unitsB, floatsB);
   }
   return size;
 }
 
 uint64_t peakBytes(const Plan& plan, size_t threads) {
   uint64_t input = 0, output = 0, matrices = 0;
-  for (const PlannedModule& module : plan.modules) matrices = std::max(matrices, matrixBytes(module));
+  for (const auto& group : plan.groups) matrices = std::max(matrices, matrixBytes(plan, group));
   for (const PlannedBatch& batch : plan.batches) {
     input = std::max(input, batch.inputBytes);
     output = std::max(output, batch.outputEnd - batch.outputBegin);
   }
-  const auto [unitsA, unitsB, mergedA, mergedB] = workspaceSize(plan);
-  const uint64_t working = (unitsA + unitsB + mergedA + mergedB) * sizeof(float) + matrices;
-  // A pool never has more modules in flight than there are.
-  const uint64_t inFlight = std::min<uint64_t>(threads, plan.modules.size());
+  const auto [unitsA, unitsB] = workspaceSize(plan);
+  const uint64_t working = (unitsA + unitsB) * sizeof(float) + matrices;
+  // A pool never has more groups in flight than there are.
+  const uint64_t inFlight = std::min<uint64_t>(threads, plan.groups.size());
   return kFixedBytes + 3 * input + 2 * output + 4 * plan.header.size() + inFlight * working;
 }
 

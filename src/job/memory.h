@@ -7,10 +7,10 @@
 
 namespace lego {
 
-/// Floats of the buffers that one thread works in, large enough for any module of a plan.
+/// Floats of the buffers that one thread works in, large enough for any group of a plan: rows of units and of
+/// merged factors.
 struct WorkspaceSize {
-  uint64_t unitsA = 0, unitsB = 0;    ///< P rows each
-  uint64_t mergedA = 0, mergedB = 0;  ///< k rows each
+  uint64_t unitsA = 0, unitsB = 0;
 };
 WorkspaceSize workspaceSize(const Plan& plan);
 

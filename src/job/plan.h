@@ -53,6 +53,7 @@ struct ReadRange {
 /// independent of each other, so the result does not depend on how they are batched.
 struct PlannedBatch {
   size_t firstModule = 0, endModule = 0;
+  size_t firstGroup = 0, endGroup = 0;
   std::vector<ReadRange> reads;             ///< by adapter and offset
   uint64_t inputBytes = 0;                  ///< size of the input buffer
   uint64_t outputBegin = 0, outputEnd = 0;  ///< range of the output file that the batch fills
@@ -64,20 +65,24 @@ struct Plan {
   Options options;
   DType dtype = DType::F32;
   std::vector<PlannedModule> modules;  ///< in file order
-  std::vector<PlannedBatch> batches;   ///< in file order
-  std::string header;                  ///< first bytes of the output's tensor file
-  std::string config;                  ///< text of the output's adapter_config.json
-  uint64_t inputBytes = 0;             ///< factor bytes that will be read
-  uint64_t outputBytes = 0;            ///< size of the output's tensor file
-  uint64_t peakBytes = 0;              ///< data of the merge at its peak, beside the runtime's own memory
-  std::vector<std::string> notices;    ///< for people: what is left out, capped or doubtful
+  /// Modules that are worked on together, by index, sorted; the groups by their first module.
+  std::vector<std::vector<size_t>> groups;
+  bool ranksAreKnown = true;          ///< false: the ranks are the most that may come out of a survey
+  std::vector<PlannedBatch> batches;  ///< in file order
+  std::string header;                 ///< first bytes of the output's tensor file
+  std::string config;                 ///< text of the output's adapter_config.json
+  uint64_t inputBytes = 0;            ///< factor bytes that will be read
+  uint64_t outputBytes = 0;           ///< size of the output's tensor file
+  uint64_t peakBytes = 0;             ///< data of the merge at its peak, beside the runtime's own memory
+  std::vector<std::string> notices;   ///< for people: what is left out, capped or doubtful
 };
 
 /// Checks that the adapters can be merged without loss, and lays out the work.
-/// `threads`: modules that are worked on at a time, for peakBytes.
-/// Errors: no_inputs, unknown_method, bad_option, bad_weights, bad_rank, rank_above_units, bad_dtype,
-/// unsupported_tensors, unsupported_adapter, shape_mismatch, layout_mismatch, no_common_module,
-/// size_overflow.
-Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recipe, size_t threads);
+/// `threads`: modules that are worked on at a time, for peakBytes. `ranks`: of each module, once they have
+/// been chosen from the data (ranksByRule); empty: as the recipe says. Errors: no_inputs, unknown_method,
+/// bad_option, bad_weights, bad_rank, rank_above_units, bad_dtype, unsupported_tensors, unsupported_adapter,
+/// shape_mismatch, layout_mismatch, no_common_module, too_many_adapters, size_overflow.
+Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recipe, size_t threads,
+                      std::span<const uint32_t> ranks = {});
 
 }  // namespace lego

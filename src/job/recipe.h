@@ -9,10 +9,41 @@
 
 namespace lego {
 
+/// How the rank of each module is found.
+struct RankRule {
+  enum class Kind : uint8_t {
+    Fixed,       ///< Recipe::rank everywhere
+    Energy,      ///< as few ranks as keep this share of the energy (squared singular values)
+    Cumulative,  ///< as few as keep this share of the sum of singular values (sd-scripts sv_cumulative)
+    Ratio,       ///< the singular values above the largest divided by this (sd-scripts sv_ratio)
+    Frobenius,   ///< as few as keep this share of the Frobenius norm (sd-scripts sv_fro)
+    Size,        ///< an output file of at most this many bytes, ranks given to where they keep most
+    Automatic,   ///< what the adapters themselves suggest (job/rank_rule.h)
+  };
+  Kind kind = Kind::Fixed;
+  double value = 0;
+};
+
+/// A weight, or a rank, for the modules whose path a glob matches. Later entries override earlier ones.
+struct ModuleWeight {
+  uint32_t adapter = 0;  ///< index into the inputs
+  std::string glob;
+  double weight = 1;
+};
+struct ModuleRank {
+  std::string glob;
+  uint32_t rank = 0;
+};
+
 struct Recipe {
   std::string method = "lego";
   std::vector<double> weights;  ///< one per adapter; empty: all 1
-  uint32_t rank = 0;            ///< 0: the largest rank among the adapters
+  std::vector<ModuleWeight> moduleWeights;
+  /// Fixed: the rank, 0: the largest rank among the adapters. Other rules: the most that a module may get, 0:
+  /// no limit.
+  uint32_t rank = 0;
+  RankRule rule;
+  std::vector<ModuleRank> moduleRanks;
   uint64_t seed = 0;
   double scale = 1;
   std::string dtype = "same";  ///< "same", "f64", "f32", "f16", "bf16"

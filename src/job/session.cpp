@@ -5,6 +5,7 @@
 #include "adapter/peft.h"
 #include "base/limits.h"
 #include "format/safetensors.h"
+#include "job/rank_rule.h"
 
 namespace lego {
 namespace {
@@ -47,8 +48,10 @@ Status Session::makePlan(const Recipe& recipe) {
   if (!plan) return plan.error();
   plan_ = std::move(*plan);
   reports_.assign(plan_->modules.size(), {});
+  energies_.assign(plan_->modules.size(), {});
   workspaces_.clear();
-  context_.begin(plan_->inputBytes);
+  // With a survey every byte is read twice.
+  context_.begin(plan_->inputBytes * (plan_->ranksAreKnown ? 1 : 2));
   return {};
 }
 
@@ -76,32 +79,65 @@ Result<std::span<std::byte>> Session::input(size_t batch) {
   return input_.span(static_cast<size_t>(plan_->batches[batch].inputBytes));
 }
 
-Result<std::span<const std::byte>> Session::run(size_t index) {
-  const PlannedBatch& batch = plan_->batches[index];
-  const uint64_t outputBytes = batch.outputEnd - batch.outputBegin;
+Status Session::forEachGroup(const PlannedBatch& batch,
+                             const std::function<Status(std::span<const size_t> group, Workspace&)>& work) {
   if (workspaces_.empty())
     return Error{Code::internal, "a batch was run before its input was read", {}, {}, {}};
-  const auto part = [&](const TensorInfo& tensor) {
-    return std::span(output_.data() + (tensor.begin - batch.outputBegin),
-                     static_cast<size_t>(tensor.end - tensor.begin));
-  };
-  const size_t count = batch.endModule - batch.firstModule;
+  const size_t count = batch.endGroup - batch.firstGroup;
   std::vector<std::optional<Error>> errors(count);
   pool_.forEach(count, [&](size_t i, size_t thread) {
-    const PlannedModule& module = plan_->modules[batch.firstModule + i];
-    auto report = runStep(*plan_, module, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
-                          part(module.a), part(module.b), workspaces_[thread], kernels_, context_);
-    if (!report) {
-      errors[i] = report.error();
+    const std::vector<size_t>& group = plan_->groups[batch.firstGroup + i];
+    if (Status done = work(group, workspaces_[thread]); !done) {
+      errors[i] = done.error();
       return;
     }
-    reports_[batch.firstModule + i] = std::move(*report);
-    context_.advance(module.inputBytes);
+    for (const size_t m : group) context_.advance(plan_->modules[m].inputBytes);
   });
   for (auto& error : errors) {
     if (error) return std::move(*error);
   }
-  return std::span<const std::byte>(output_.data(), static_cast<size_t>(outputBytes));
+  return {};
+}
+
+Status Session::survey(size_t index) {
+  const PlannedBatch& batch = plan_->batches[index];
+  return forEachGroup(batch, [&](std::span<const size_t> group, Workspace& workspace) -> Status {
+    auto energies =
+        surveyStep(*plan_, group, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
+                   workspace, kernels_, context_);
+    if (!energies) return energies.error();
+    for (size_t g = 0; g < group.size(); ++g) energies_[group[g]] = std::move((*energies)[g]);
+    return {};
+  });
+}
+
+Status Session::chooseRanks() {
+  const auto ranks = ranksByRule(*plan_, energies_);
+  if (!ranks) return ranks.error();
+  auto plan = lego::makePlan(adapters_, plan_->recipe, pool_.size(), *ranks);
+  if (!plan) return plan.error();
+  plan_ = std::move(*plan);
+  workspaces_.clear();
+  return {};
+}
+
+Result<std::span<const std::byte>> Session::run(size_t index) {
+  const PlannedBatch& batch = plan_->batches[index];
+  const auto part = [&](const TensorInfo& tensor) {
+    return std::span(output_.data() + (tensor.begin - batch.outputBegin),
+                     static_cast<size_t>(tensor.end - tensor.begin));
+  };
+  Status done = forEachGroup(batch, [&](std::span<const size_t> group, Workspace& workspace) -> Status {
+    std::vector<ModuleOutput> outputs;
+    for (const size_t m : group) outputs.push_back({part(plan_->modules[m].a), part(plan_->modules[m].b)});
+    auto reports = runStep(*plan_, group, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
+                           outputs, workspace, kernels_, context_);
+    if (!reports) return reports.error();
+    for (size_t g = 0; g < group.size(); ++g) reports_[group[g]] = std::move((*reports)[g]);
+    return {};
+  });
+  if (!done) return done.error();
+  return std::span<const std::byte>(output_.data(), static_cast<size_t>(batch.outputEnd - batch.outputBegin));
 }
 
 }  // namespace lego

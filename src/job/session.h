@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -46,6 +47,12 @@ class Session {
   /// got and lost piece by piece. Errors: out_of_memory.
   Result<std::span<std::byte>> input(size_t batch);
 
+  /// Where the plan's ranks are not known: looks at a batch whose reads lie in input(). Errors: as run().
+  Status survey(size_t batch);
+  /// After a survey of every batch: makes the plan anew with the ranks that the recipe's rule gives.
+  /// Errors: those of ranksByRule and makePlan.
+  Status chooseRanks();
+
   /// Merges a batch whose reads lie in input(). Returns the bytes of the output file from the batch's
   /// outputBegin to its outputEnd; they stay valid until the next call.
   /// Errors: those of runStep; of several modules, that of the first in file order.
@@ -59,6 +66,10 @@ class Session {
 
  private:
   Status reserve();
+  /// Calls work(group, workspace) for each group of a batch, several at a time; the first error in file
+  /// order.
+  Status forEachGroup(const PlannedBatch& batch,
+                      const std::function<Status(std::span<const size_t> group, Workspace&)>& work);
 
   ThreadPool pool_;
   Kernels kernels_;
@@ -68,6 +79,7 @@ class Session {
   Buffer<std::byte> input_, output_;
   std::vector<Workspace> workspaces_;
   std::vector<ModuleReport> reports_;
+  std::vector<std::vector<double>> energies_;  // of each module, from the survey
 };
 
 }  // namespace lego

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cmath>
+#include <numeric>
 
-#include "linalg/assemble.h"
 #include "merge/rescale.h"
 #include "tensor/convert.h"
 #include "tensor/unpack.h"
@@ -12,93 +13,34 @@
 namespace lego {
 namespace {
 
-constexpr uint32_t kInfinityBits = 0x7F800000u;
-
 /// Smallest magnitude (as binary32 bits) that becomes infinite when rounded to the dtype.
 uint32_t overflowBits(DType dtype) {
   switch (dtype) {
     case DType::F16: return 0x477FF000u;   // 65520
     case DType::BF16: return 0x7F7F8000u;  // half-way between the largest bfloat16 and 2^128
-    default: return kInfinityBits;
+    default: return 0x7F800000u;
   }
 }
 
-Error notFinite(std::span<const AdapterFile> adapters, const PlannedSource& source, bool isA) {
-  return {Code::notFinite,
-          "the factor holds NaN or infinity, so its training or conversion went wrong",
-          adapters[source.adapter].file,
-          isA ? source.a.name : source.b.name,
-          {}};
-}
-
-/// Unpacks every source's factors and fills all of the pool but its Grams.
-Status unpackUnits(const Kernels& kernels, const PlannedModule& module, std::span<const AdapterFile> adapters,
-                   std::span<const std::byte> input, Workspace& workspace, UnitPool& pool,
-                   std::vector<double>& foldA, std::vector<double>& foldB) {
-  const size_t in = static_cast<size_t>(module.in), out = static_cast<size_t>(module.out);
-  const size_t strideA = unitStride(in), strideB = unitStride(out);
-  pool.in = in;
-  pool.out = out;
-  size_t unit = 0;
-  for (const PlannedSource& source : module.sources) {
-    std::vector<uint32_t> magnitudeA(source.rank), magnitudeB(source.rank);
-    kernels.unpackRows({source.a.dtype, input.data() + source.atA, source.rank, in},
-                       workspace.unitsA.data() + unit * strideA, strideA, magnitudeA);
-    kernels.unpackColumns({source.b.dtype, input.data() + source.atB, out, source.rank},
-                          workspace.unitsB.data() + unit * strideB, strideB, magnitudeB);
-    const double fold = std::sqrt(std::abs(source.scale));
-    for (uint32_t r = 0; r < source.rank; ++r) {
-      if (magnitudeA[r] >= kInfinityBits) return notFinite(adapters, source, true);
-      if (magnitudeB[r] >= kInfinityBits) return notFinite(adapters, source, false);
-      pool.maxA.push_back(fold * std::bit_cast<float>(magnitudeA[r]));
-      pool.maxB.push_back(fold * std::bit_cast<float>(magnitudeB[r]));
-      pool.owner.push_back(static_cast<uint32_t>(pool.weights.size()));
-      foldA.push_back(fold);
-      foldB.push_back(source.scale < 0 ? -fold : fold);
-    }
-    pool.weights.push_back(source.weight);
-    pool.ranks.push_back(source.rank);
-    unit += source.rank;
-  }
-  return {};
-}
-
-/// Gram matrix of the folded units: row scalings of the Gram matrix of the stored ones.
-Result<Matrix> foldedGram(const Kernels& kernels, const float* units, size_t stride, size_t length,
-                          std::span<const double> fold, GramPrecision precision) {
-  auto result = kernels.gram(units, fold.size(), length, stride, precision);
-  if (!result) return result;
-  for (size_t u = 0; u < fold.size(); ++u) {
-    for (size_t v = 0; v < fold.size(); ++v) (*result)(u, v) *= fold[u] * fold[v];
-  }
-  return result;
-}
-
-/// Rows of A* or B*^T before the last rescaling. `coefficients` are on folded units.
-void assembleRows(const Kernels& kernels, const Buffer<float>& units, size_t stride, size_t length,
-                    const Matrix& coefficients, std::span<const double> fold, Buffer<float>& rows) {
-  std::vector<std::vector<Term>> terms(coefficients.rows());
-  for (size_t q = 0; q < coefficients.rows(); ++q) {
-    for (size_t u = 0; u < coefficients.columns(); ++u) {
-      const auto coefficient = static_cast<float>(coefficients(q, u) * fold[u]);
-      if (coefficient != 0) terms[q].push_back({static_cast<uint32_t>(u), coefficient});
-    }
-  }
-  const std::vector<std::span<const Term>> views(terms.begin(), terms.end());
-  kernels.assemble(units.data(), stride, length, views, rows.data());
+Status checkOverflow(const TensorInfo& tensor, uint32_t magnitude) {
+  if (magnitude < overflowBits(tensor.dtype)) return {};
+  return Error{Code::valueOverflow,
+               "a merged value is too large for " + std::string(nameOf(tensor.dtype)) +
+                   "; write bf16 or f32, or lower scale or weights",
+               {},
+               tensor.name,
+               {}};
 }
 
 /// Turns target magnitudes into the factors they ask for, now that the rows can be looked at, and folds
 /// the factors into the coefficients so that the report sees what is written.
-std::vector<float> finalFactors(const PlannedModule& module, const Workspace& workspace,
-                                MergedFactors& merged) {
-  std::vector<float> factors(module.rank, 1.0f);
+std::vector<float> finalFactors(const ModuleUnits& units, uint32_t rank, MergedFactors& merged) {
+  std::vector<float> factors(rank, 1.0f);
   for (size_t q = 0; q < merged.targetMagnitude.size(); ++q) {
     const double target = merged.targetMagnitude[q];
     if (target == 0) continue;
-    const uint32_t bits =
-        std::max(maxMagnitudeBits(workspace.mergedA.data() + q * unitStride(module.in), module.in),
-                 maxMagnitudeBits(workspace.mergedB.data() + q * unitStride(module.out), module.out));
+    const uint32_t bits = std::max(maxMagnitudeBits(units.mergedA + q * units.rows.strideA, units.pool.in),
+                                   maxMagnitudeBits(units.mergedB + q * units.rows.strideB, units.pool.out));
     const double magnitude = std::bit_cast<float>(bits);
     if (magnitude < kNearZero * target) {
       merged.nearZero.push_back(static_cast<uint32_t>(q));
@@ -112,79 +54,182 @@ std::vector<float> finalFactors(const PlannedModule& module, const Workspace& wo
   return factors;
 }
 
-Status checkOverflow(const TensorInfo& tensor, uint32_t magnitude) {
-  if (magnitude < overflowBits(tensor.dtype)) return {};
-  return Error{Code::valueOverflow,
-               "a merged value is too large for " + std::string(nameOf(tensor.dtype)) +
-                   "; write bf16 or f32, or lower scale or weights",
-               {},
-               tensor.name,
-               {}};
+/// Inner products of merged rows that lie behind the units, and so belong to one Gram matrix with them.
+Result<MergedGrams> gramsOfRows(const Kernels& kernels, const ModuleUnits& units, uint32_t rank,
+                                GramPrecision precision) {
+  const size_t n = units.pool.size();
+  const auto gramA = kernels.gram(units.rows.a, n + rank, units.pool.in, units.rows.strideA, precision);
+  if (!gramA) return gramA.error();
+  const auto gramB = kernels.gram(units.rows.b, n + rank, units.pool.out, units.rows.strideB, precision);
+  if (!gramB) return gramB.error();
+  MergedGrams grams{Matrix(rank, rank), Matrix(rank, rank), Matrix(rank, n), Matrix(rank, n)};
+  for (size_t q = 0; q < rank; ++q) {
+    for (size_t p = 0; p < rank; ++p) {
+      grams.ownA(q, p) = (*gramA)(n + q, n + p);
+      grams.ownB(q, p) = (*gramB)(n + q, n + p);
+    }
+    for (size_t u = 0; u < n; ++u) {
+      grams.withA(q, u) = units.rows.foldA[u] * (*gramA)(n + q, units.rows.row[u]);
+      grams.withB(q, u) = units.rows.foldB[u] * (*gramB)(n + q, units.rows.row[u]);
+    }
+  }
+  return grams;
 }
 
-void describeClusters(const PlannedModule& module, size_t adapters, const UnitPool& pool,
-                      const Clustering& clustering, ModuleReport& report) {
-  report.inertia = clustering.inertia;
-  report.labels = clustering.label;
-  report.clusters.assign(module.rank, std::vector<uint32_t>(adapters, 0));
-  for (size_t u = 0; u < pool.size(); ++u)
-    ++report.clusters[clustering.label[u]][module.sources[pool.owner[u]].adapter];
+/// What a method has decided or made, ready to be written.
+struct Outcome {
+  std::vector<float> factors;  // of the merged rows, when they are written
+  MergedGrams grams;
+  std::optional<Clustering> clustering;
+  std::vector<double> centroidNorm;
+  std::vector<uint32_t> nearZero;
+};
+
+Result<MergedFactors> decide(const MethodInfo& method, const UnitPool& pool, const MethodRequest& request,
+                             const Context& context) {
+  if (const auto* core = std::get_if<CoreMethod>(&method.run))
+    return mergeInCore(*core, pool, request, context);
+  return std::get<UnitMethod>(method.run)(pool, request, context);
+}
+
+Result<Outcome> mergeCoefficients(const Plan& plan, const GroupUnits& group, const ModuleUnits& units,
+                                  const float* groupRows, const MethodRequest& request,
+                                  const Kernels& kernels, const Context& context) {
+  auto merged = decide(*plan.method, units.pool, request, context);
+  if (!merged) return merged.error();
+  rescale(*merged, plan.recipe.scale);
+  if (context.cancelled()) return Error{Code::cancelled, {}, {}, {}, {}};
+  const bool shared = units.pool.inputs != nullptr;
+  assembleRows(kernels.assemble, shared ? groupRows : units.rows.a, units.rows.strideA, units.pool.in,
+               merged->a, shared ? group.groupRow : units.rows.row,
+               shared ? group.groupFold : units.rows.foldA, units.mergedA);
+  assembleRows(kernels.assemble, units.rows.b, units.rows.strideB, units.pool.out, merged->b, units.rows.row,
+               units.rows.foldB, units.mergedB);
+  Outcome outcome;
+  outcome.factors = finalFactors(units, request.rank, *merged);
+  outcome.grams = gramsOf(units.pool, *merged);
+  outcome.clustering = std::move(merged->clustering);
+  outcome.centroidNorm = std::move(merged->centroidNorm);
+  outcome.nearZero = std::move(merged->nearZero);
+  return outcome;
+}
+
+Result<Outcome> mergeEntries(const Plan& plan, const ModuleUnits& units, EntryMethod method,
+                             const MethodRequest& request, const Kernels& kernels, const Context& context) {
+  if (Status done = method(units.pool, units.rows, request, context, {units.mergedA, units.mergedB}); !done)
+    return done.error();
+  const double scale = plan.recipe.scale, half = std::sqrt(std::abs(scale));
+  for (uint32_t q = 0; q < request.rank && scale != 1; ++q) {
+    float *a = units.mergedA + q * units.rows.strideA, *b = units.mergedB + q * units.rows.strideB;
+    for (size_t c = 0; c < units.pool.in; ++c) a[c] = static_cast<float>(half * a[c]);
+    for (size_t o = 0; o < units.pool.out; ++o) b[o] = static_cast<float>(std::copysign(half, scale) * b[o]);
+  }
+  auto grams = gramsOfRows(kernels, units, request.rank, plan.method->precision);
+  if (!grams) return grams.error();
+  return Outcome{std::vector<float>(request.rank, 1.0f), std::move(*grams), {}, {}, {}};
+}
+
+/// The report in the users' numbering.
+ModuleReport describe(const Plan& plan, size_t adapters, const ModuleUnits& units, Outcome outcome,
+                      uint32_t rank) {
+  const Quality quality = measure(units.pool, outcome.grams, plan.recipe.scale);
+  const size_t n = units.adapter.size();
+  std::vector<size_t> order(n);  // the pool's adapters, by input index
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::sort(order, {}, [&](size_t i) { return units.adapter[i]; });
+  ModuleReport report;
+  report.quality = quality;
+  for (size_t i = 0; i < n; ++i) {
+    report.adapter.push_back(units.adapter[order[i]]);
+    report.quality.inputNorm[i] = quality.inputNorm[order[i]];
+    report.quality.inputError[i] = quality.inputError[order[i]];
+    report.quality.inputCosine[i] = quality.inputCosine[order[i]];
+    for (size_t j = 0; j < n; ++j) report.quality.pairCosine(i, j) = quality.pairCosine(order[i], order[j]);
+  }
+  for (uint32_t q = 0; q < rank; ++q)
+    report.mergedNorm.push_back(
+        std::sqrt(std::max(0.0, outcome.grams.ownA(q, q) * outcome.grams.ownB(q, q))));
+  report.nearZero = std::move(outcome.nearZero);
+  if (!outcome.clustering) return report;
+  report.inertia = outcome.clustering->inertia;
+  report.centroidNorm = std::move(outcome.centroidNorm);
+  report.labels.resize(units.pool.size());
+  report.clusters.assign(rank, std::vector<uint32_t>(adapters, 0));
+  for (size_t u = 0; u < units.pool.size(); ++u) {
+    const uint32_t label = outcome.clustering->label[u];
+    report.labels[units.number[u]] = label;
+    ++report.clusters[label][units.adapter[units.pool.owner[u]]];
+  }
+  return report;
+}
+
+/// A recipe's first units, as the pool numbers them.
+std::vector<uint32_t> startInPool(const Recipe& recipe, const ModuleUnits& units) {
+  std::vector<uint32_t> start;
+  for (const uint32_t number : recipe.start) {
+    const auto unit = std::ranges::find(units.number, number);
+    start.push_back(static_cast<uint32_t>(unit - units.number.begin()));
+  }
+  return start;
 }
 
 }  // namespace
 
-Status Workspace::reserve(const WorkspaceSize& size) {
-  for (const auto& [buffer, floats] : {std::pair{&unitsA, size.unitsA}, std::pair{&unitsB, size.unitsB},
-                                       std::pair{&mergedA, size.mergedA}, std::pair{&mergedB, size.mergedB}}) {
-    if (Status got = buffer->reserve(floats); !got) return got;
-  }
-  return {};
-}
-
-Result<ModuleReport> runStep(const Plan& plan, const PlannedModule& module,
-                             std::span<const AdapterFile> adapters, std::span<const std::byte> input,
-                             std::span<std::byte> a, std::span<std::byte> b, Workspace& workspace,
-                             const Kernels& kernels, const Context& context) {
+Result<std::vector<ModuleReport>> runStep(const Plan& plan, std::span<const size_t> group,
+                                          std::span<const AdapterFile> adapters,
+                                          std::span<const std::byte> input,
+                                          std::span<const ModuleOutput> outputs, Workspace& workspace,
+                                          const Kernels& kernels, const Context& context) {
   const Error cancelled{Code::cancelled, {}, {}, {}, {}};
   if (context.cancelled()) return cancelled;
-  const size_t strideA = unitStride(module.in), strideB = unitStride(module.out);
-  UnitPool pool;
-  std::vector<double> foldA, foldB;
-  if (Status unpacked = unpackUnits(kernels, module, adapters, input, workspace, pool, foldA, foldB);
-      !unpacked)
-    return unpacked.error();
-  if (context.cancelled()) return cancelled;
+  auto begin = std::chrono::steady_clock::now();
+  const auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels);
+  if (!unpacked) return unpacked.error();
+  std::vector<ModuleReport> reports;
+  for (size_t g = 0; g < group.size(); ++g) {
+    if (context.cancelled()) return cancelled;
+    const PlannedModule& module = plan.modules[group[g]];
+    const ModuleUnits& units = unpacked->modules[g];
+    const std::vector<uint32_t> start = startInPool(plan.recipe, units);
+    const MethodRequest request{module.rank, module.seed, start, plan.options};
+    const auto* entries = std::get_if<EntryMethod>(&plan.method->run);
+    auto outcome = entries ? mergeEntries(plan, units, *entries, request, kernels, context)
+                           : mergeCoefficients(plan, *unpacked, units, workspace.unitsA.data(), request,
+                                               kernels, context);
+    if (!outcome) return outcome.error();
+    const uint32_t magnitudeA = kernels.packRows(plan.dtype, units.mergedA, units.rows.strideA, module.rank,
+                                                 units.pool.in, outcome->factors, outputs[g].a.data());
+    const uint32_t magnitudeB =
+        kernels.packColumns(plan.dtype, units.mergedB, units.rows.strideB, module.rank, units.pool.out,
+                            outcome->factors, outputs[g].b.data());
+    if (Status fits = checkOverflow(module.a, magnitudeA); !fits) return fits.error();
+    if (Status fits = checkOverflow(module.b, magnitudeB); !fits) return fits.error();
+    reports.push_back(describe(plan, adapters.size(), units, std::move(*outcome), module.rank));
+    const auto end = std::chrono::steady_clock::now();
+    reports.back().seconds = std::chrono::duration<double>(end - begin).count();
+    begin = end;
+  }
+  return reports;
+}
 
-  auto gramA =
-      foldedGram(kernels, workspace.unitsA.data(), strideA, module.in, foldA, plan.method->precision);
-  if (!gramA) return gramA.error();
-  auto gramB =
-      foldedGram(kernels, workspace.unitsB.data(), strideB, module.out, foldB, plan.method->precision);
-  if (!gramB) return gramB.error();
-  pool.gramA = std::move(*gramA);
-  pool.gramB = std::move(*gramB);
-  if (context.cancelled()) return cancelled;
-
-  auto merged = plan.method->run(pool, {module.rank, module.seed, plan.recipe.start, plan.options}, context);
-  if (!merged) return merged.error();
-  rescale(*merged, plan.recipe.scale);
-  if (context.cancelled()) return cancelled;
-
-  assembleRows(kernels, workspace.unitsA, strideA, module.in, merged->a, foldA, workspace.mergedA);
-  assembleRows(kernels, workspace.unitsB, strideB, module.out, merged->b, foldB, workspace.mergedB);
-  const auto factors = finalFactors(module, workspace, *merged);
-  const uint32_t magnitudeA = kernels.packRows(plan.dtype, workspace.mergedA.data(), strideA, module.rank,
-                                               module.in, factors, a.data());
-  const uint32_t magnitudeB = kernels.packColumns(plan.dtype, workspace.mergedB.data(), strideB, module.rank,
-                                                  module.out, factors, b.data());
-  if (Status fits = checkOverflow(module.a, magnitudeA); !fits) return fits.error();
-  if (Status fits = checkOverflow(module.b, magnitudeB); !fits) return fits.error();
-
-  ModuleReport report;
-  report.quality = measure(pool, *merged, plan.recipe.scale);
-  report.nearZero = merged->nearZero;
-  if (merged->clustering) describeClusters(module, adapters.size(), pool, *merged->clustering, report);
-  return report;
+Result<std::vector<std::vector<double>>> surveyStep(const Plan& plan, std::span<const size_t> group,
+                                                    std::span<const AdapterFile> adapters,
+                                                    std::span<const std::byte> input, Workspace& workspace,
+                                                    const Kernels& kernels, const Context& context) {
+  const auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels);
+  if (!unpacked) return unpacked.error();
+  std::vector<std::vector<double>> result;
+  for (const ModuleUnits& units : unpacked->modules) {
+    if (context.cancelled()) return Error{Code::cancelled, {}, {}, {}, {}};
+    const PlannedModule& module = plan.modules[group[result.size()]];
+    const MethodRequest request{module.units, module.seed, {}, plan.options};
+    const auto* core = std::get_if<CoreMethod>(&plan.method->run);
+    auto energies = core ? coreEnergies(*core, units.pool, request, context)
+                         : plan.method->energies(units.pool, request, context);
+    if (!energies) return energies.error();
+    result.push_back(std::move(*energies));
+  }
+  return result;
 }
 
 }  // namespace lego

@@ -1,43 +1,50 @@
-// One module from raw factors to merged factors. Independent of every other module.
+// One group of modules (mostly a single one) from raw factors to merged factors. Independent of every other
+// group.
 #pragma once
 
 #include <cstddef>
 #include <span>
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/context.h"
-#include "job/kernels.h"
-#include "job/memory.h"
-#include "job/plan.h"
+#include "job/group_units.h"
 #include "merge/report.h"
 
 namespace lego {
 
-/// What one thread works in; kept from module to module.
-struct Workspace {
-  Buffer<float> unitsA, unitsB;    // P rows each
-  Buffer<float> mergedA, mergedB;  // k rows each
-
-  /// Makes room for every module of a plan, once. Errors: out_of_memory.
-  Status reserve(const WorkspaceSize& size);
-};
-
+/// How one module was merged. Adapters are numbered as in the input list; those that lack the module are left
+/// out.
 struct ModuleReport {
-  Quality quality;
+  Quality quality;                ///< per adapter in the order of `adapter`
+  std::vector<uint32_t> adapter;  ///< adapters that have the module, ascending
+  double seconds = 0;
   double inertia = 0;            ///< LEGO: sum of weighted squared distances to the centroids
   std::vector<uint32_t> labels;  ///< LEGO: merged rank of each unit; units are numbered adapter by adapter
   /// LEGO: for each merged rank, how many units of each adapter (by input index) it was made of.
   std::vector<std::vector<uint32_t>> clusters;
-  std::vector<uint32_t> nearZero;  ///< merged ranks whose members cancelled
+  std::vector<double> centroidNorm;  ///< LEGO: norm of each centroid before reweighting
+  std::vector<double> mergedNorm;    ///< of each merged rank: |a_q| |b_q|
+  std::vector<uint32_t> nearZero;    ///< merged ranks whose members cancelled
 };
 
-/// Merges `module` of `plan`. `input` is the batch's input buffer; the factors are written to `a` and `b`,
-/// which have exactly the sizes that the plan gives them.
-/// Errors: not_finite, value_overflow, no_convergence, out_of_memory, cancelled; they name file and tensor.
-Result<ModuleReport> runStep(const Plan& plan, const PlannedModule& module,
-                             std::span<const AdapterFile> adapters, std::span<const std::byte> input,
-                             std::span<std::byte> a, std::span<std::byte> b, Workspace& workspace,
-                             const Kernels& kernels, const Context& context);
+/// Where one module's merged factors go: exactly as large as the plan says.
+struct ModuleOutput {
+  std::span<std::byte> a, b;
+};
+
+/// Merges a group of `plan`. `input` is the batch's input buffer; `outputs` has one entry for each module of
+/// the group. Returns a report for each. Errors: not_finite, value_overflow, no_convergence, out_of_memory,
+/// cancelled; they name file and tensor.
+Result<std::vector<ModuleReport>> runStep(const Plan& plan, std::span<const size_t> group,
+                                          std::span<const AdapterFile> adapters,
+                                          std::span<const std::byte> input,
+                                          std::span<const ModuleOutput> outputs, Workspace& workspace,
+                                          const Kernels& kernels, const Context& context);
+
+/// What each rank would be worth in each module of a group (MethodInfo::energies). Errors: as runStep.
+Result<std::vector<std::vector<double>>> surveyStep(const Plan& plan, std::span<const size_t> group,
+                                                    std::span<const AdapterFile> adapters,
+                                                    std::span<const std::byte> input, Workspace& workspace,
+                                                    const Kernels& kernels, const Context& context);
 
 }  // namespace lego

@@ -49,6 +49,12 @@ struct SearchOptions {
 /// Stops early, with the best so far, once `context` is cancelled.
 Clustering cluster(const Points& points, uint32_t k, const SearchOptions& options, const Context& context);
 
+/// What each further cluster explains, by Ward's agglomeration (nearest-neighbour chains, O(n^2)): element 0
+/// is the part of the total weighted squared norm that one cluster's centroid explains, element q the part of
+/// the inertia that q + 1 clusters explain more than q. From element 1 on descending; all add up to the
+/// total.
+std::vector<double> wardGains(const Points& points);
+
 /// Inertia of a given assignment, from scratch.
 double inertiaOf(const Points& points, std::span<const uint32_t> label, std::span<const int8_t> sign,
                  uint32_t k);

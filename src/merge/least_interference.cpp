@@ -2,119 +2,124 @@
 
 #include <cmath>
 
-#include "linalg/factorise.h"
+#include "linalg/multiply.h"
 #include "merge/core_space.h"
 
 namespace lego {
 namespace {
 
-/// First unit of each adapter, and P.
-std::vector<size_t> firstUnits(const UnitPool& pool) {
-  std::vector<size_t> first{0};
-  for (const uint32_t rank : pool.ranks) first.push_back(first.back() + rank);
-  return first;
-}
-
-/// What the least-squares problem is made of, as P x P coefficients on the units: block i, with G_A and G_B
-/// of adapter i alone, says in the units' basis what D_i^T D_i = A_i^T G_B A_i and D_i D_i^T D_i = B_i G_A
-/// G_B A_i say in the model's.
-struct Problem {
-  Matrix covariance;  ///< sum of w_i S_i
-  Matrix response;    ///< sum of w_i D_i S_i
+/// The solution T, seen through the metric H^(1/2) that its error is measured in.
+struct Solution {
+  GramRoot a, b;              // bases of the group's a_u and of the module's b_u
+  Matrix whitened;            // T H^(1/2): b.size() x a.size(), columns along H's eigenvectors
+  Matrix vectors;             // H's eigenvectors, in columns
+  std::vector<double> roots;  // square roots of H's eigenvalues
+  double noise = 0;           // rounding, in singular values of `whitened`
 };
 
-Problem problemOf(const UnitPool& pool) {
+/// Empty where the adapters do nothing here.
+Result<std::optional<Solution>> solve(const UnitPool& pool, double eps) {
+  const InputGroup alone = pool.inputs ? InputGroup{} : groupOfOne(pool);
+  const InputGroup& group = pool.inputs ? *pool.inputs : alone;
+  const std::vector<uint32_t>& owner = pool.inputs ? pool.groupOwner : pool.owner;
+  const size_t n = pool.size(), g = owner.size(), own = pool.firstInGroup;
+  Solution solution{triangularRoot(group.gramA), triangularRoot(pool.gramB), {}, {}, {}, 0};
+  const size_t inputs = solution.a.size(), outputs = solution.b.size();
+  if (inputs == 0 || outputs == 0) return std::optional<Solution>();
+
+  // On the group's units, sum of w_i S_i has the coefficients `covariance`, and sum of w_i D_i S_i, on the
+  // module's units and the group's, `response`: D_i S_i = sum over u of i here, l and v of i anywhere, of
+  // b_u <a_u, a_l> within(l, v) a_v^T.
+  Matrix covariance(g, g), meeting(n, g);
+  for (size_t v = 0; v < g; ++v) {
+    if (owner[v] == UnitPool::kNobody) continue;
+    for (size_t l = 0; l < g; ++l) covariance(l, v) = pool.weights[owner[v]] * group.within(l, v);
+    for (size_t u = 0; u < n; ++u) meeting(u, v) = owner[v] == pool.owner[u] ? group.gramA(own + u, v) : 0;
+  }
+  const Matrix response = multiply(meeting, covariance);
+  Matrix h = sandwich(solution.a.root, covariance, solution.a.root);
+  Matrix t = sandwich(solution.b.root, response, solution.a.root);
+  double trace = 0, weights = 0;
+  for (size_t j = 0; j < inputs; ++j) trace += h(j, j);
+  for (const double weight : pool.weights) weights += weight;
+  if (trace <= 0) return std::optional<Solution>();
+  const double pull = eps * trace / static_cast<double>(inputs);
+
+  Matrix ownRoot(inputs, n);
+  for (size_t j = 0; j < inputs; ++j) {
+    for (size_t u = 0; u < n; ++u)
+      ownRoot(j, u) = pull * pool.weightOf(u) / weights * solution.a.root(j, own + u);
+  }
+  const Matrix prior = multiplyTransposed(solution.b.root, ownRoot);
+  for (size_t j = 0; j < inputs; ++j) {
+    h(j, j) += pull;
+    for (size_t i = 0; i < outputs; ++i) t(i, j) += prior(i, j);
+  }
+
+  // T = t h^-1, so T h^(1/2) = t Q L^(-1/2) in the eigenvectors Q of h; all of L is at least `pull`.
+  auto eigen = symmetricEigen(h);
+  if (!eigen) return eigen.error();
+  solution.whitened = multiply(t, eigen->vectors);
+  for (size_t d = 0; d < inputs; ++d) {
+    solution.roots.push_back(std::sqrt(std::max(eigen->values[d], pull)));
+    for (size_t i = 0; i < outputs; ++i) solution.whitened(i, d) /= solution.roots[d];
+  }
+  solution.vectors = std::move(eigen->vectors);
+  solution.noise = roundingShare(g) * solution.a.largest * solution.b.largest * std::sqrt(trace);
+  return std::optional(std::move(solution));
+}
+
+}  // namespace
+
+InputGroup groupOfOne(const UnitPool& pool) {
   const size_t n = pool.size();
-  Problem problem{Matrix(n, n), Matrix(n, n)};
-  const auto first = firstUnits(pool);
-  for (size_t i = 0; i < pool.ranks.size(); ++i) {
+  InputGroup group{pool.gramA, Matrix(n, n)};
+  const auto first = pool.firstUnits();
+  for (size_t i = 0; i < pool.adapters(); ++i) {
     double energy = 0;  // |D_i|^2
     for (size_t u = first[i]; u < first[i + 1]; ++u) {
       for (size_t v = first[i]; v < first[i + 1]; ++v) energy += pool.gramA(u, v) * pool.gramB(u, v);
     }
     // An adapter of zeros here saw nothing that it would not leave alone.
-    if (energy <= 0) continue;
-    const double share = pool.weights[i] / energy;
-    for (size_t u = first[i]; u < first[i + 1]; ++u) {
-      for (size_t v = first[i]; v < first[i + 1]; ++v) {
-        problem.covariance(u, v) = share * pool.gramB(u, v);
-        double product = 0;
-        for (size_t l = first[i]; l < first[i + 1]; ++l) product += pool.gramA(u, l) * pool.gramB(l, v);
-        problem.response(u, v) = share * product;
-      }
+    for (size_t u = first[i]; u < first[i + 1] && energy > 0; ++u) {
+      for (size_t v = first[i]; v < first[i + 1]; ++v) group.within(u, v) = pool.gramB(u, v) / energy;
     }
   }
-  return problem;
+  return group;
 }
-
-/// left (x x P) * middle (P x P) * right^T (P x y)
-Matrix sandwich(const Matrix& left, const Matrix& middle, const Matrix& right) {
-  Matrix half(left.rows(), middle.columns()), result(left.rows(), right.rows());
-  for (size_t i = 0; i < left.rows(); ++i) {
-    for (size_t u = 0; u < middle.rows(); ++u) {
-      const double value = left(i, u);
-      for (size_t v = 0; v < middle.columns(); ++v) half(i, v) += value * middle(u, v);
-    }
-    for (size_t j = 0; j < right.rows(); ++j) {
-      for (size_t v = 0; v < right.columns(); ++v) result(i, j) += half(i, v) * right(j, v);
-    }
-  }
-  return result;
-}
-
-}  // namespace
 
 Result<MergedFactors> mergeLeastInterference(const UnitPool& pool, const MethodRequest& request,
-                                             const Context& context) {
-  const auto space = coreSpace(pool);
-  if (!space) return space.error();
-  if (context.cancelled()) return Error{Code::cancelled, {}, {}, {}, {}};
-  const size_t inputs = space->a.size(), outputs = space->b.size();
-  if (inputs == 0 || outputs == 0) return fromCore(*space, {}, {}, request.rank);
-
-  const Problem problem = problemOf(pool);
-  Matrix h = sandwich(space->a.root, problem.covariance, space->a.root);
-  Matrix response = sandwich(space->b.root, problem.response, space->a.root);
-  double trace = 0, weights = 0;
-  for (size_t j = 0; j < inputs; ++j) trace += h(j, j);
-  for (const double weight : pool.weights) weights += weight;
-  // No adapter does anything: neither does the result.
-  if (trace <= 0) return fromCore(*space, {}, {}, request.rank);
-  const double pull = request.options.number("eps") * trace / static_cast<double>(inputs);
-
-  std::vector<double> shares;
-  for (const uint32_t owner : pool.owner) shares.push_back(pull * pool.weights[owner] / weights);
-  const Matrix prior = coreSum(*space, shares);
-  for (size_t j = 0; j < inputs; ++j) {
-    h(j, j) += pull;
-    for (size_t i = 0; i < outputs; ++i) response(i, j) += prior(i, j);
-  }
-
-  // T = response h^-1, so T h^(1/2) = response Q L^(-1/2) in the eigenvectors Q of h: all of L is at least
-  // `pull`.
-  const auto eigen = symmetricEigen(h);
-  if (!eigen) return eigen.error();
-  Matrix whitened(outputs, inputs);
-  std::vector<double> roots;
-  for (size_t d = 0; d < inputs; ++d) {
-    roots.push_back(std::sqrt(std::max(eigen->values[d], pull)));
-    for (size_t i = 0; i < outputs; ++i) {
-      for (size_t j = 0; j < inputs; ++j) whitened(i, d) += response(i, j) * eigen->vectors(j, d);
-      whitened(i, d) /= roots[d];
-    }
-  }
-  const double noise = coreNoise(*space, 1) * std::sqrt(trace);
-  auto singular = truncatedSvd(whitened, request.rank, noise);
+                                             const Context&) {
+  const auto solved = solve(pool, request.options.number("eps"));
+  if (!solved) return solved.error();
+  const size_t g = pool.inputs ? pool.groupOwner.size() : pool.size();
+  MergedFactors merged{Matrix(request.rank, g), Matrix(request.rank, pool.size()), {}, {}, {}, {}};
+  if (!*solved) return merged;
+  const Solution& solution = **solved;
+  auto singular = truncatedSvd(solution.whitened, request.rank, solution.noise);
   if (!singular) return singular.error();
-  Matrix right(singular->values.size(), inputs);
+  // Rows of A* are v_q H^(-1/2), rows of B*^T the left vectors times the values, both then balanced.
+  Matrix right = singular->right;
   for (size_t q = 0; q < right.rows(); ++q) {
+    for (size_t d = 0; d < right.columns(); ++d) right(q, d) /= solution.roots[d];
     for (double& x : singular->left.row(q)) x *= singular->values[q];
-    for (size_t d = 0; d < inputs; ++d) {
-      const double value = singular->right(q, d) / roots[d];
-      for (size_t j = 0; j < inputs; ++j) right(q, j) += value * eigen->vectors(j, d);
-    }
   }
-  return fromCore(*space, singular->left, right, request.rank);
+  return fromBases(solution.a, solution.b, singular->left, multiplyTransposed(right, solution.vectors),
+                   request.rank);
+}
+
+Result<std::vector<double>> leastInterferenceEnergies(const UnitPool& pool, const MethodRequest& request,
+                                                      const Context&) {
+  const auto solved = solve(pool, request.options.number("eps"));
+  if (!solved) return solved.error();
+  std::vector<double> energies;
+  if (!*solved) return energies;
+  const Solution& solution = **solved;
+  const auto singular =
+      truncatedSvd(solution.whitened, std::min(solution.a.size(), solution.b.size()), solution.noise);
+  if (!singular) return singular.error();
+  for (const double value : singular->values) energies.push_back(value * value);
+  return energies;
 }
 
 }  // namespace lego

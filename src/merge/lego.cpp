@@ -69,13 +69,14 @@ MergedFactors legoCentroids(const UnitPool& pool, const LegoUnits& units, const 
   }
 
   const std::string& reweight = options.choice("parameter_reweight");
-  MergedFactors merged{Matrix(k, n), Matrix(k, n), {}, {}, {}};
+  MergedFactors merged{Matrix(k, n), Matrix(k, n), {}, {}, {}, {}};
   std::vector<double> factor(k, 1);
   if (reweight == "linf") merged.targetMagnitude.assign(k, 0);
   for (uint32_t q = 0; q < k; ++q) {
     const Cluster& cluster = clusters[q];
     const double meanNorm = cluster.norms / cluster.weight,
                  norm = std::sqrt(std::max(0.0, cluster.energy)) / cluster.weight;
+    merged.centroidNorm.push_back(norm);
     // A lone member is its own centroid: nothing to reweight, not even by rounding.
     if (cluster.members < 2 || meanNorm == 0) continue;
     if (norm < kNearZero * meanNorm) {
@@ -95,6 +96,10 @@ MergedFactors legoCentroids(const UnitPool& pool, const LegoUnits& units, const 
   if (options.choice("output_reweight") == "on") rescale(merged, std::sqrt(meanRank(pool) / k));
   merged.clustering = std::move(clustering);
   return merged;
+}
+
+Result<std::vector<double>> legoEnergies(const UnitPool& pool, const MethodRequest& request, const Context&) {
+  return wardGains(legoUnits(pool, request.options.choice("gauge") == "balanced").points());
 }
 
 Result<MergedFactors> mergeLego(const UnitPool& pool, const MethodRequest& request, const Context& context) {

@@ -28,6 +28,9 @@ LegoUnits legoUnits(const UnitPool& pool, bool balanced);
 MergedFactors legoCentroids(const UnitPool& pool, const LegoUnits& units, const Options& options,
                             Clustering clustering, uint32_t k);
 
+/// What each further cluster explains (kmeans.h, wardGains).
+Result<std::vector<double>> legoEnergies(const UnitPool&, const MethodRequest&, const Context&);
+
 /// The method: options restarts, parameter_reweight, output_reweight, gauge.
 Result<MergedFactors> mergeLego(const UnitPool& pool, const MethodRequest& request, const Context& context);
 

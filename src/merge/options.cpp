@@ -102,6 +102,10 @@ const Options::Entry& Options::find(std::string_view name) const {
   return *entry;
 }
 
+bool Options::has(std::string_view name) const {
+  return std::ranges::find(entries_, name, &Entry::name) != entries_.end();
+}
+
 double Options::number(std::string_view name) const { return find(name).number; }
 
 const std::string& Options::choice(std::string_view name) const { return find(name).text; }

@@ -37,6 +37,9 @@ class Options {
 
   /// Value of an Integer or Number option that the method has.
   double number(std::string_view name) const;
+  bool has(std::string_view name) const;
+  /// Whether a Choice option is "on".
+  bool isOn(std::string_view name) const { return choice(name) == "on"; }
   /// Value of a Choice option that the method has.
   const std::string& choice(std::string_view name) const;
 

@@ -3,20 +3,77 @@
 #include <algorithm>
 
 #include "base/limits.h"
+#include "merge/breadcrumbs.h"
 #include "merge/cat.h"
+#include "merge/dare.h"
+#include "merge/della.h"
+#include "merge/dense_methods.h"
+#include "merge/iso_c.h"
+#include "merge/knots.h"
 #include "merge/least_interference.h"
 #include "merge/lego.h"
+#include "merge/lego_delta.h"
+#include "merge/magnitude_prune.h"
+#include "merge/peft_methods.h"
+#include "merge/prune.h"
+#include "merge/spherical.h"
 #include "merge/svd.h"
+#include "merge/ties.h"
+#include "merge/tsv_m.h"
 
 namespace lego {
 namespace {
 
 using Type = OptionInfo::Type;
 
+constexpr OptionInfo kRestarts = {
+    "restarts",
+    Type::Integer,
+    "",
+    1,
+    limits::kRestarts,
+    2,
+    "Independent k-means starts, each with a share of the local search; more find slightly better "
+    "clusters."};
+constexpr OptionInfo kCanonical = {
+    "canonical",
+    Type::Choice,
+    "off|on",
+    0,
+    0,
+    0,
+    "Replaces each adapter by its singular value decomposition first, so that its ranks do not depend on "
+    "how training mixed them."};
+constexpr OptionInfo kDensity = {
+    "density", Type::Number, "", 1e-3, 1, 0.5, "Share of each adapter's entries that is kept; 1 keeps all."};
+constexpr OptionInfo kSign = {
+    "sign",
+    Type::Choice,
+    "total|frequency",
+    0,
+    0,
+    0,
+    "An entry's sign is that of the adapters' sum (total), or that which more adapters have (frequency)."};
+constexpr OptionInfo kConvention = {
+    "convention",
+    Type::Choice,
+    "peft|mergekit",
+    0,
+    0,
+    0,
+    "The sign is elected without weights, and the sum divided by the number of those that agree (peft), or "
+    "with weights, and divided by their sum (mergekit: weights are then relative)."};
+constexpr OptionInfo kPico = {
+    "pico",
+    Type::Choice,
+    "off|on",
+    0,
+    0,
+    0,
+    "Damps output directions that several adapters share, and gives the result their mean norm (PICO)."};
+
 constexpr OptionInfo kLegoOptions[] = {
-    {"restarts", Type::Integer, "", 1, limits::kRestarts, 2,
-     "Independent k-means starts, each with a share of the local search; more find slightly better "
-     "clusters."},
+    kRestarts,
     {"parameter_reweight", Type::Choice, "linf|l2|off", 0, 0, 0,
      "Scales each centroid to its members' mean norm: largest entry (published), Euclidean, or not at all."},
     {"output_reweight", Type::Choice, "on|off", 0, 0, 0,
@@ -24,39 +81,235 @@ constexpr OptionInfo kLegoOptions[] = {
     {"gauge", Type::Choice, "raw|balanced", 0, 0, 0,
      "Units are clustered as stored (raw, published), or each is first freed of its scale and sign "
      "(balanced)."},
+    kCanonical,
 };
-
+constexpr OptionInfo kLegoDeltaOptions[] = {
+    kRestarts,
+    {"metric", Type::Choice, "product|cosine", 0, 0, 0,
+     "Clusters the units' rank-1 matrices (product) or their directions alone (cosine)."},
+    {"representative", Type::Choice, "sum|mean|norm", 0, 0, 0,
+     "A cluster becomes the best rank-1 approximation of its members' sum, of their mean (weights are then "
+     "relative), or the sum's direction with the members' mean norm."},
+    kCanonical,
+};
 constexpr OptionInfo kLeastInterferenceOptions[] = {
     {"eps", Type::Number, "", 1e-3, 10, 0.1,
      "Pull towards the adapters' mean where they say nothing; results hardly change from 0.03 to 0.3."},
+    {"shared_inputs", Type::Choice, "on|off", 0, 0, 0,
+     "Lets modules that read the same input (query, key and value; gate and up) learn from each other."},
 };
+constexpr OptionInfo kPicoOptions[] = {kPico};
+constexpr OptionInfo kElectingOptions[] = {kDensity, kSign, kConvention, kPico};
+constexpr OptionInfo kThinningOptions[] = {kDensity, kPico};
+constexpr OptionInfo kDellaOptions[] = {
+    kDensity,
+    {"epsilon", Type::Number, "", 0, 0.5, 0.15,
+     "How far the largest and smallest entry of a row are kept more and less often than the density says."},
+    kSign,
+    kConvention,
+    kPico};
+constexpr OptionInfo kBreadcrumbsOptions[] = {
+    kDensity,
+    {"gamma", Type::Number, "", 0, 0.5, 0.01, "Share of the entries, the largest, that is left out."},
+    kPico};
+constexpr OptionInfo kFullElectingOptions[] = {kDensity, kSign, kConvention};
+constexpr OptionInfo kPeftElectingOptions[] = {kDensity, kSign};
+constexpr OptionInfo kDensityOptions[] = {kDensity};
 
-constexpr MethodInfo kMethods[] = {
-    {"lego", MethodFamily::Mean,
-     "Clusters the ranks of all adapters and keeps the k reweighted cluster centres.",
-     "LoRA-LEGO, arXiv 2409.16167", true, true, GramPrecision::Single, kLegoOptions, mergeLego},
-    {"svd",
-     MethodFamily::ExactSum,
-     "Best approximation of rank k to the weighted sum of the adapters.",
-     "Eckart and Young 1936, through the P x P core",
-     true,
-     true,
-     GramPrecision::Double,
-     {},
-     mergeSvd},
-    {"cat",
-     MethodFamily::ExactSum,
-     "Exact weighted sum of the adapters; the ranks add up.",
-     "PEFT add_weighted_adapter 'cat', without its extra scale",
-     false,
-     true,
-     GramPrecision::Single,
-     {},
-     mergeCat},
-    {"least_interference", MethodFamily::Mean,
-     "Keeps what each adapter does on the inputs that it works on, and disturbs the others least.",
-     "RegMean, arXiv 2212.09849, with each adapter's row space in place of activations", true, false,
-     GramPrecision::Double, kLeastInterferenceOptions, mergeLeastInterference},
+constexpr const char* kSvdAliases[] = {"task_arithmetic", "linear"};
+
+const MethodInfo kMethods[] = {
+    {.name = "lego",
+     .family = MethodFamily::Mean,
+     .sentence = "Clusters the ranks of all adapters and keeps the k reweighted cluster centres.",
+     .source = "LoRA-LEGO, arXiv 2409.16167",
+     .precision = GramPrecision::Single,
+     .options = kLegoOptions,
+     .run = mergeLego,
+     .energies = legoEnergies},
+    {.name = "least_interference",
+     .family = MethodFamily::Mean,
+     .sentence =
+         "Keeps what each adapter does on the inputs that it works on, and disturbs the others least.",
+     .source = "RegMean, arXiv 2212.09849, with each adapter's row space in place of activations",
+     .takesNegativeWeights = false,
+     .options = kLeastInterferenceOptions,
+     .run = mergeLeastInterference,
+     .energies = leastInterferenceEnergies},
+    {.name = "svd",
+     .aliases = kSvdAliases,
+     .family = MethodFamily::ExactSum,
+     .sentence = "Best approximation of rank k to the weighted sum of the adapters.",
+     .source = "Task arithmetic, arXiv 2212.04089, cut to rank k by Eckart and Young 1936",
+     .options = kPicoOptions,
+     .run = mergeSvd,
+     .energies = sumEnergies},
+    {.name = "cat",
+     .family = MethodFamily::ExactSum,
+     .sentence = "Exact weighted sum of the adapters; the ranks add up.",
+     .source = "PEFT add_weighted_adapter 'cat', without its extra scale",
+     .rank = RankKind::AllUnits,
+     .precision = GramPrecision::Single,
+     .run = mergeCat},
+    {.name = "lego_delta",
+     .family = MethodFamily::ExactSum,
+     .sentence = "Clusters the ranks by what they do to the weights and adds up each cluster.",
+     .source = "LEGO's idea on rank-1 matrices, by kernel k-means; docs/numerics.md",
+     .options = kLegoDeltaOptions,
+     .run = mergeLegoDelta,
+     .energies = legoDeltaEnergies},
+    {.name = "ties",
+     .family = MethodFamily::Consensus,
+     .sentence =
+         "Trims each adapter, elects a sign for each entry and averages what agrees, in the core space.",
+     .source = "TIES, arXiv 2306.01708, in Core Space, arXiv 2509.17786",
+     .options = kElectingOptions,
+     .run = CoreMethod{mergeTies}},
+    {.name = "dare_linear",
+     .family = MethodFamily::ExactSum,
+     .sentence = "Drops entries at random, scales up the rest and adds the adapters, in the core space.",
+     .source = "DARE, arXiv 2311.03099, in Core Space, arXiv 2509.17786",
+     .options = kThinningOptions,
+     .run = CoreMethod{mergeDareLinear}},
+    {.name = "dare_ties",
+     .family = MethodFamily::Consensus,
+     .sentence = "DARE's random dropping with TIES' election of signs, in the core space.",
+     .source = "DARE, arXiv 2311.03099, in Core Space, arXiv 2509.17786",
+     .options = kElectingOptions,
+     .run = CoreMethod{mergeDareTies}},
+    {.name = "della",
+     .family = MethodFamily::Consensus,
+     .sentence = "As dare_ties, but large entries are dropped less often than small ones.",
+     .source = "DELLA, arXiv 2406.11617, in Core Space, arXiv 2509.17786",
+     .options = kDellaOptions,
+     .run = CoreMethod{mergeDella}},
+    {.name = "breadcrumbs",
+     .family = MethodFamily::ExactSum,
+     .sentence = "Leaves out the largest and the smallest entries and adds the rest, in the core space.",
+     .source = "Model Breadcrumbs, arXiv 2312.06795, in Core Space, arXiv 2509.17786",
+     .options = kBreadcrumbsOptions,
+     .run = CoreMethod{mergeBreadcrumbs}},
+    {.name = "magnitude_prune",
+     .family = MethodFamily::ExactSum,
+     .sentence = "Keeps each adapter's largest entries and adds them, in the core space.",
+     .source = "PEFT add_weighted_adapter 'magnitude_prune', in Core Space, arXiv 2509.17786",
+     .options = kThinningOptions,
+     .run = CoreMethod{mergeMagnitudePrune}},
+    {.name = "slerp",
+     .family = MethodFamily::Mean,
+     .sentence = "Goes from one adapter to a second along a great circle; the weights say how far.",
+     .source = "Shoemake 1985; mergekit 'slerp'",
+     .takesNegativeWeights = false,
+     .mostAdapters = 2,
+     .options = kPicoOptions,
+     .run = CoreMethod{mergeSlerp}},
+    {.name = "karcher",
+     .family = MethodFamily::Mean,
+     .sentence = "Averages the directions of any number of adapters on the sphere, and their norms apart.",
+     .source = "Riemannian centre of mass, Karcher 1977; mergekit 'karcher'",
+     .takesNegativeWeights = false,
+     .options = kPicoOptions,
+     .run = CoreMethod{mergeKarcher}},
+    {.name = "iso_c",
+     .family = MethodFamily::ExactSum,
+     .sentence = "The weighted sum with all its directions made equally strong; reshapes even one adapter.",
+     .source = "Iso-C, arXiv 2502.04959",
+     .reshapes = true,
+     .options = kPicoOptions,
+     .run = CoreMethod{mergeIsoC}},
+    {.name = "tsv_m",
+     .family = MethodFamily::Consensus,
+     .sentence = "Makes the adapters' singular vectors orthogonal to each other before it adds them.",
+     .source = "Task Singular Vectors, arXiv 2412.00081",
+     .options = kPicoOptions,
+     .run = CoreMethod{mergeTsvM}},
+    {.name = "knots_ties",
+     .family = MethodFamily::Consensus,
+     .sentence = "TIES on the adapters' coordinates in a shared output basis.",
+     .source = "KnOTS, arXiv 2410.19735",
+     .options = kFullElectingOptions,
+     .run = EntryMethod{mergeKnotsTies}},
+    {.name = "knots_dare_ties",
+     .family = MethodFamily::Consensus,
+     .sentence = "DARE-TIES on the adapters' coordinates in a shared output basis.",
+     .source = "KnOTS, arXiv 2410.19735",
+     .options = kFullElectingOptions,
+     .run = EntryMethod{mergeKnotsDareTies}},
+    {.name = "prune",
+     .family = MethodFamily::ExactSum,
+     .sentence = "Keeps the k ranks that do most, untouched; for making one adapter smaller.",
+     .source = "Unit-norm pruning, the baseline of arXiv 2409.16167",
+     .precision = GramPrecision::Single,
+     .run = mergePrune,
+     .energies = pruneEnergies},
+    {.name = "dense_ties",
+     .family = MethodFamily::Consensus,
+     .sentence = "TIES on the deltas' own entries, then rank k; a hundred times slower than ties.",
+     .source = "TIES, arXiv 2306.01708; PEFT 'ties_svd'",
+     .rank = RankKind::UpToSides,
+     .options = kFullElectingOptions,
+     .run = EntryMethod{mergeDenseTies}},
+    {.name = "dense_dare_linear",
+     .family = MethodFamily::ExactSum,
+     .sentence = "DARE on the deltas' own entries, then rank k; a hundred times slower than dare_linear.",
+     .source = "DARE, arXiv 2311.03099; PEFT 'dare_linear_svd'",
+     .rank = RankKind::UpToSides,
+     .options = kDensityOptions,
+     .run = EntryMethod{mergeDenseDareLinear}},
+    {.name = "dense_dare_ties",
+     .family = MethodFamily::Consensus,
+     .sentence = "DARE-TIES on the deltas' own entries, then rank k; a hundred times slower than dare_ties.",
+     .source = "DARE, arXiv 2311.03099; PEFT 'dare_ties_svd'",
+     .rank = RankKind::UpToSides,
+     .options = kFullElectingOptions,
+     .run = EntryMethod{mergeDenseDareTies}},
+    {.name = "dense_magnitude_prune",
+     .family = MethodFamily::ExactSum,
+     .sentence =
+         "Pruning of the deltas' own entries, then rank k; a hundred times slower than magnitude_prune.",
+     .source = "PEFT 'magnitude_prune_svd'",
+     .rank = RankKind::UpToSides,
+     .options = kDensityOptions,
+     .run = EntryMethod{mergeDenseMagnitudePrune}},
+    {.name = "peft_linear",
+     .family = MethodFamily::Factors,
+     .sentence = "PEFT's linear: adds the A's and the B's, with cross terms between adapters.",
+     .source = "PEFT add_weighted_adapter 'linear'",
+     .rank = RankKind::Equal,
+     .precision = GramPrecision::Single,
+     .run = EntryMethod{mergePeftLinear}},
+    {.name = "peft_ties",
+     .family = MethodFamily::Factors,
+     .sentence = "PEFT's ties: TIES on the A's and on the B's.",
+     .source = "PEFT add_weighted_adapter 'ties'",
+     .rank = RankKind::Equal,
+     .precision = GramPrecision::Single,
+     .options = kPeftElectingOptions,
+     .run = EntryMethod{mergePeftTies}},
+    {.name = "peft_dare_linear",
+     .family = MethodFamily::Factors,
+     .sentence = "PEFT's dare_linear: DARE on the A's and on the B's; here with a seed.",
+     .source = "PEFT add_weighted_adapter 'dare_linear'",
+     .rank = RankKind::Equal,
+     .precision = GramPrecision::Single,
+     .options = kDensityOptions,
+     .run = EntryMethod{mergePeftDareLinear}},
+    {.name = "peft_dare_ties",
+     .family = MethodFamily::Factors,
+     .sentence = "PEFT's dare_ties: DARE-TIES on the A's and on the B's; here with a seed.",
+     .source = "PEFT add_weighted_adapter 'dare_ties'",
+     .rank = RankKind::Equal,
+     .precision = GramPrecision::Single,
+     .options = kPeftElectingOptions,
+     .run = EntryMethod{mergePeftDareTies}},
+    {.name = "peft_magnitude_prune",
+     .family = MethodFamily::Factors,
+     .sentence = "PEFT's magnitude_prune: keeps the largest entries of each A and of each B.",
+     .source = "PEFT add_weighted_adapter 'magnitude_prune'",
+     .rank = RankKind::Equal,
+     .precision = GramPrecision::Single,
+     .options = kDensityOptions,
+     .run = EntryMethod{mergePeftMagnitudePrune}},
 };
 
 }  // namespace
@@ -64,10 +317,30 @@ constexpr MethodInfo kMethods[] = {
 std::span<const MethodInfo> methods() { return kMethods; }
 
 const MethodInfo* findMethod(std::string_view name) {
-  const auto method = std::ranges::find(kMethods, name, &MethodInfo::name);
+  const auto method = std::ranges::find_if(kMethods, [&](const MethodInfo& info) {
+    return info.name == name || std::ranges::find(info.aliases, name) != info.aliases.end();
+  });
   return method == std::end(kMethods) ? nullptr : method;
 }
 
-const char* nameOf(MethodFamily family) { return family == MethodFamily::ExactSum ? "exact sum" : "mean"; }
+const char* nameOf(RankKind rank) {
+  switch (rank) {
+    case RankKind::UpToUnits: return "up to units";
+    case RankKind::UpToSides: return "up to sides";
+    case RankKind::AllUnits: return "all units";
+    case RankKind::Equal: return "equal";
+  }
+  return "";
+}
+
+const char* nameOf(MethodFamily family) {
+  switch (family) {
+    case MethodFamily::ExactSum: return "exact sum";
+    case MethodFamily::Consensus: return "consensus";
+    case MethodFamily::Mean: return "mean";
+    case MethodFamily::Factors: return "factors";
+  }
+  return "";
+}
 
 }  // namespace lego

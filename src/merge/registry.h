@@ -1,34 +1,59 @@
-// The table of methods: help texts, types of the TypeScript library and checks are all made from it.
+// The table of methods: help texts, types of the TypeScript library, docs and checks are all made from it.
 #pragma once
 
 #include <optional>
 #include <span>
 #include <string_view>
+#include <variant>
 
+#include "merge/core_space.h"
 #include "merge/method.h"
 
 namespace lego {
 
-/// How weights and rank are understood.
-enum class MethodFamily {
-  ExactSum,  ///< weights as they are: 0.5 + 0.5 of an adapter is the adapter, 1 - 1 is nothing
-  Mean,      ///< weights are relative: copies of an adapter, however weighted, give the adapter
+/// What weights mean.
+enum class MethodFamily : uint8_t {
+  ExactSum,   ///< weights as they are: 0.5 + 0.5 of an adapter is the adapter, 1 - 1 is nothing
+  Consensus,  ///< weights as they are, but what adapters share counts once: copies at weight 1 give the
+              ///< adapter
+  Mean,       ///< weights are relative: copies of an adapter, however weighted, give the adapter
+  Factors,    ///< PEFT's: square roots of the weights on both factors, with cross terms between adapters
+};
+
+/// How many ranks a method's result has.
+enum class RankKind : uint8_t {
+  UpToUnits,  ///< as asked, at most the sum of the adapters' ranks
+  UpToSides,  ///< as asked, at most the shorter side of the module
+  AllUnits,   ///< the sum of the adapters' ranks
+  Equal,      ///< that of every adapter; they must be equal
 };
 
 struct MethodInfo {
   const char* name;
+  std::span<const char* const> aliases = {};  ///< other names under which people know it
   MethodFamily family;
   const char* sentence;  ///< what it does, for people
   const char* source;
-  bool takesRank;  ///< false: the result has as many ranks as the inputs together
-  bool takesNegativeWeights;
-  GramPrecision precision;
-  std::span<const OptionInfo> options;
-  Method run;
+  RankKind rank = RankKind::UpToUnits;
+  bool takesNegativeWeights = true;
+  size_t mostAdapters = SIZE_MAX;
+  bool reshapes = false;  ///< an adapter alone does not come back, by design
+  GramPrecision precision = GramPrecision::Double;
+  std::span<const OptionInfo> options = {};
+  std::variant<UnitMethod, CoreMethod, EntryMethod> run;
+  RankEnergies energies = nullptr;  ///< of unit methods that can choose a rank; core methods all can
+
+  bool takesRank() const { return rank == RankKind::UpToUnits || rank == RankKind::UpToSides; }
+  /// Whether a rank can be chosen from the data, module by module.
+  bool choosesRank() const { return energies != nullptr || std::holds_alternative<CoreMethod>(run); }
 };
 
 std::span<const MethodInfo> methods();
+/// By its name or one of its aliases.
 const MethodInfo* findMethod(std::string_view name);
+/// "exact sum", "consensus", "mean", "factors".
 const char* nameOf(MethodFamily family);
+/// "up to units", "up to sides", "all units", "equal".
+const char* nameOf(RankKind rank);
 
 }  // namespace lego

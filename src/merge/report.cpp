@@ -25,7 +25,7 @@ Rows entriesOf(const Matrix& coefficients) {
   return rows;
 }
 
-/// Inner products of the merged rows with all units: coefficients (k x P) times gram (P x P).
+/// Inner products of the merged rows with all units: coefficients (k x n) times gram (n x n).
 Matrix project(const Rows& rows, const Matrix& gram) {
   Matrix result(rows.size(), gram.columns());
   for (size_t q = 0; q < rows.size(); ++q) {
@@ -38,44 +38,112 @@ Matrix project(const Rows& rows, const Matrix& gram) {
   return result;
 }
 
-double innerProduct(std::span<const double> projected, const std::vector<Entry>& row) {
-  double sum = 0;
-  for (const Entry& entry : row) sum += projected[entry.unit] * entry.value;
-  return sum;
+Matrix ownGram(const Rows& rows, const Matrix& projected) {
+  Matrix result(rows.size(), rows.size());
+  for (size_t q = 0; q < rows.size(); ++q) {
+    for (size_t p = 0; p <= q; ++p) {
+      double sum = 0;
+      for (const Entry& entry : rows[p]) sum += projected(q, entry.unit) * entry.value;
+      result(q, p) = result(p, q) = sum;
+    }
+  }
+  return result;
+}
+
+double root(double squared) { return std::sqrt(std::max(0.0, squared)); }
+
+double cosineOf(double inner, double x, double y) { return x > 0 && y > 0 ? inner / (x * y) : 0.0; }
+
+/// Of all pairs of adapters: <D_i, D_j>, and how much of it is made of units that oppose each other.
+struct Overlap {
+  Matrix inner;
+  double opposing = 0, together = 0;
+};
+Overlap overlapOf(const UnitPool& pool) {
+  const auto first = pool.firstUnits();
+  const size_t n = pool.adapters();
+  Overlap overlap{Matrix(n, n), 0, 0};
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j <= i; ++j) {
+      double sum = 0, magnitude = 0;
+      for (size_t u = first[i]; u < first[i + 1]; ++u) {
+        const auto a = pool.gramA.row(u), b = pool.gramB.row(u);
+        for (size_t v = first[j]; v < first[j + 1]; ++v) {
+          const double product = a[v] * b[v];
+          sum += product;
+          magnitude += std::abs(product);
+        }
+      }
+      overlap.inner(i, j) = overlap.inner(j, i) = sum;
+      if (i == j) continue;
+      const double agreeing = pool.weights[i] * pool.weights[j] < 0 ? -sum : sum;
+      overlap.together += magnitude;
+      overlap.opposing += (magnitude - agreeing) / 2;
+    }
+  }
+  return overlap;
 }
 
 }  // namespace
+
+MergedGrams gramsOf(const UnitPool& pool, const MergedFactors& merged) {
+  const Matrix& gramA = pool.inputs ? pool.inputs->gramA : pool.gramA;
+  const Rows rowsA = entriesOf(merged.a), rowsB = entriesOf(merged.b);
+  Matrix a = project(rowsA, gramA), b = project(rowsB, pool.gramB);
+  MergedGrams grams{ownGram(rowsA, a), ownGram(rowsB, b), {}, {}};
+  if (pool.inputs) {
+    grams.withA = Matrix(a.rows(), pool.size());
+    for (size_t q = 0; q < a.rows(); ++q)
+      std::ranges::copy(a.row(q).subspan(pool.firstInGroup, pool.size()), grams.withA.row(q).begin());
+  } else {
+    grams.withA = std::move(a);
+  }
+  grams.withB = std::move(b);
+  return grams;
+}
 
 double Quality::relativeError() const {
   if (targetNorm > 0) return error / targetNorm;
   return norm > 0 ? std::numeric_limits<double>::infinity() : 0.0;
 }
 
-double Quality::cosine() const { return norm > 0 && targetNorm > 0 ? inner / (norm * targetNorm) : 0.0; }
+double Quality::cosine() const { return cosineOf(inner, norm, targetNorm); }
 
-Quality measure(const UnitPool& pool, const MergedFactors& merged, double scale) {
-  const size_t n = pool.size(), k = merged.a.rows();
-  const Rows rowsA = entriesOf(merged.a), rowsB = entriesOf(merged.b);
-  const Matrix a = project(rowsA, pool.gramA), b = project(rowsB, pool.gramB);
-  const auto weight = [&](size_t u) { return scale * pool.weights[pool.owner[u]]; };
-
+Quality measure(const UnitPool& pool, const MergedGrams& grams, double scale) {
+  const size_t k = grams.ownA.rows(), n = pool.adapters();
+  const auto first = pool.firstUnits();
   // <b a^T, b' a'^T> = <a, a'> <b, b'>, summed over the units of both sides.
-  double own = 0, cross = 0, target = 0;
+  double own = 0;
   for (size_t q = 0; q < k; ++q) {
-    for (size_t p = 0; p <= q; ++p) {
-      const double product = innerProduct(a.row(q), rowsA[p]) * innerProduct(b.row(q), rowsB[p]);
-      own += p == q ? product : 2 * product;
+    for (size_t p = 0; p < k; ++p) own += grams.ownA(q, p) * grams.ownB(q, p);
+  }
+  std::vector<double> cross(n);  // <X, D_i>
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t q = 0; q < k; ++q) {
+      for (size_t u = first[i]; u < first[i + 1]; ++u) cross[i] += grams.withA(q, u) * grams.withB(q, u);
     }
-    for (size_t u = 0; u < n; ++u) cross += weight(u) * a(q, u) * b(q, u);
   }
-  for (size_t u = 0; u < n; ++u) {
-    for (size_t v = 0; v < n; ++v) target += weight(u) * weight(v) * pool.gramA(u, v) * pool.gramB(u, v);
-  }
+  const Overlap overlap = overlapOf(pool);
   Quality quality;
-  quality.norm = std::sqrt(std::max(0.0, own));
-  quality.targetNorm = std::sqrt(std::max(0.0, target));
-  quality.error = std::sqrt(std::max(0.0, own - 2 * cross + target));
-  quality.inner = cross;
+  quality.norm = root(own);
+  double target = 0;
+  for (size_t i = 0; i < n; ++i) {
+    quality.inner += scale * pool.weights[i] * cross[i];
+    for (size_t j = 0; j < n; ++j)
+      target += scale * pool.weights[i] * scale * pool.weights[j] * overlap.inner(i, j);
+  }
+  quality.targetNorm = root(target);
+  quality.error = root(own - 2 * quality.inner + target);
+  quality.pairCosine = Matrix(n, n);
+  for (size_t i = 0; i < n; ++i) {
+    const double norm = root(overlap.inner(i, i));
+    quality.inputNorm.push_back(norm);
+    quality.inputError.push_back(root(own - 2 * cross[i] + overlap.inner(i, i)));
+    quality.inputCosine.push_back(cosineOf(cross[i], quality.norm, norm));
+    for (size_t j = 0; j < n; ++j)
+      quality.pairCosine(i, j) = i == j ? 1 : cosineOf(overlap.inner(i, j), norm, root(overlap.inner(j, j)));
+  }
+  quality.conflict = overlap.together > 0 ? overlap.opposing / overlap.together : 0;
   return quality;
 }
 

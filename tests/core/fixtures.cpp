@@ -157,6 +157,12 @@ std::vector<float> valuesOf(std::span<const std::byte> file, const std::string& 
   return values;
 }
 
+std::span<const std::byte> bytesOf(std::span<const std::byte> file, const std::string& name) {
+  const Header header = headerOf(file);
+  const TensorInfo* tensor = findTensor(header, name);
+  return tensor ? file.subspan(tensor->begin, tensor->end - tensor->begin) : std::span<const std::byte>();
+}
+
 std::vector<double> doublesOf(std::span<const std::byte> file, const std::string& name) {
   const Header header = headerOf(file);
   const TensorInfo* tensor = findTensor(header, name);

@@ -64,6 +64,7 @@ Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& 
 
 /// Values of one tensor of a safetensors file, as float; fails the test if it is not there.
 std::vector<float> valuesOf(std::span<const std::byte> file, const std::string& name);
+std::span<const std::byte> bytesOf(std::span<const std::byte> file, const std::string& name);
 std::vector<double> doublesOf(std::span<const std::byte> file, const std::string& name);
 /// The merged factors of a module of a PEFT file.
 Pair pairOf(const Merged& merged, const std::string& path = "layer");

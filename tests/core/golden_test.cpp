@@ -6,6 +6,7 @@
 
 #include "core/fixtures.h"
 #include "format/json.h"
+#include "merge/elementwise.h"
 
 namespace lego::testing {
 namespace {
@@ -149,6 +150,166 @@ TEST(Golden, LeastInterference) {
     expectClose({product.begin(), product.end()}, goldenDelta(golden, "least_interference", recipe.rank), 1,
                 golden.name + " least_interference");
   }
+}
+
+/// Runs a golden method and compares products. Returns whether the case has it.
+bool compareProduct(const GoldenCase& golden, const std::string& name, Recipe recipe) {
+  const Json& methods = golden.json.at("methods");
+  if (!methods.contains(name)) return false;
+  const Json& method = methods.at(name);
+  if (method.contains("weights")) recipe.weights = goldenWeights(method);
+  const Merged merged = must(mergeAll(golden.adapters, recipe));
+  if (method.contains("kmeans")) {
+    std::vector<uint32_t> labels;
+    for (const Json& label : method.at("kmeans").at("labels"))
+      labels.push_back(static_cast<uint32_t>(whole(label)));
+    EXPECT_EQ(merged.reports[0].labels, labels) << golden.name << " " << name;
+  }
+  const auto product = delta(pairOf(merged), 1);
+  // Trained cases store the products of low-rank methods as factors.
+  const bool dense = name == "ties_delta" || name == "knots_ties";
+  const auto expected =
+      dense ? doublesOf(golden.file, name + ".delta") : goldenDelta(golden, name, recipe.rank);
+  expectClose({product.begin(), product.end()}, expected, 1, golden.name + " " + name);
+  return true;
+}
+
+TEST(Golden, LegoOfCanonicalUnits) {
+  for (const GoldenCase& golden : goldenCases()) {
+    Recipe recipe;
+    recipe.rank = golden.k;
+    recipe.start = golden.start;
+    recipe.options = {{"canonical", "on"}, {"parameter_reweight", "l2"}};
+    EXPECT_TRUE(compareProduct(golden, "lego_svdcanon.p1.o1", recipe));
+  }
+}
+
+TEST(Golden, LegoInDeltaSpace) {
+  for (const GoldenCase& golden : goldenCases()) {
+    Recipe recipe;
+    recipe.method = "lego_delta";
+    recipe.rank = golden.k;
+    recipe.start = golden.start;
+    for (const char* representative : {"sum", "mean", "norm"}) {
+      recipe.options = {{"representative", representative}};
+      EXPECT_TRUE(compareProduct(golden, std::string("lego_delta.") + representative, recipe));
+    }
+    recipe.options = {{"metric", "cosine"}};
+    EXPECT_TRUE(compareProduct(golden, "lego_delta_cosine.sum", recipe));
+  }
+}
+
+TEST(Golden, TiesOnDenseDeltas) {
+  int compared = 0;
+  for (const GoldenCase& golden : goldenCases()) {
+    Recipe recipe;
+    recipe.method = "dense_ties";
+    recipe.rank = static_cast<uint32_t>(std::min(whole(golden.json.at("in")), whole(golden.json.at("out"))));
+    compared += compareProduct(golden, "ties_delta", recipe);
+    recipe.rank = golden.k;
+    compared += compareProduct(golden, "ties_delta_svd", recipe);
+  }
+  EXPECT_EQ(compared, 4 + 5);
+}
+
+TEST(Golden, KnotsTies) {
+  int compared = 0;
+  for (const GoldenCase& golden : goldenCases()) {
+    Recipe recipe;
+    recipe.method = "knots_ties";
+    for (const Json& rank : golden.json.at("ranks")) recipe.rank += static_cast<uint32_t>(whole(rank));
+    compared += compareProduct(golden, "knots_ties", recipe);
+  }
+  EXPECT_EQ(compared, 4);
+}
+
+TEST(Golden, MethodsOnFactors) {
+  int compared = 0;
+  for (const GoldenCase& golden : goldenCases()) {
+    for (const auto& [name, ours] :
+         {std::pair{"linear_peft", "peft_linear"}, {"ties_factors", "peft_ties"}}) {
+      if (!golden.json.at("methods").contains(name)) continue;
+      Recipe recipe;
+      recipe.method = ours;
+      recipe.weights = goldenWeights(golden.json.at("methods").at(name));
+      const Pair pair = pairOf(must(mergeAll(golden.adapters, recipe)));
+      const std::string what = golden.name + " " + name;
+      // PEFT puts the scale into both factors; the reference folds it in before.
+      expectClose(pair.a, doublesOf(golden.file, std::string(name) + ".A"), 1, what + " A");
+      expectClose(pair.b, doublesOf(golden.file, std::string(name) + ".B"), 1, what + " B");
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, 6);
+}
+
+TEST(Golden, PruneByUnitNorm) {
+  for (const GoldenCase& golden : goldenCases()) {
+    const Json& method = golden.json.at("methods").at("prune_product");
+    Recipe recipe;
+    recipe.method = "prune";
+    recipe.rank = static_cast<uint32_t>(whole(method.at("k")));
+    const Pair pair = pairOf(must(mergeAll({golden.adapters[0]}, recipe)));
+    const Pair expected{"",
+                        recipe.rank,
+                        pair.in,
+                        pair.out,
+                        valuesOf(golden.file, "prune_product.A"),
+                        valuesOf(golden.file, "prune_product.B")};
+    const auto product = delta(pair, 1);
+    expectClose({product.begin(), product.end()}, delta(expected, 1), 1, golden.name + " prune");
+  }
+}
+
+/// DARE's masks are given there, so this runs the operators themselves.
+TEST(Golden, DareWithGivenMasks) {
+  int compared = 0;
+  for (const GoldenCase& golden : goldenCases()) {
+    for (const auto& [name, method] : golden.json.at("methods").items()) {
+      if (!name.starts_with("dare_")) continue;
+      const bool onFactors = name.ends_with("_factors");
+      for (const std::string& half :
+           onFactors ? std::vector<std::string>{"A", "B"} : std::vector<std::string>{"delta"}) {
+        const double density = method.at("density").get<double>();
+        std::vector<std::vector<double>> tasks;
+        std::vector<double> weights = goldenWeights(method);
+        for (size_t i = 0; i < golden.adapters.size(); ++i) {
+          const std::string prefix = "in." + std::to_string(i) + ".";
+          const uint64_t rank = whole(golden.json.at("ranks")[i]);
+          const double scale = golden.json.at("alphas")[i].get<double>() / static_cast<double>(rank);
+          const auto a = doublesOf(golden.file, prefix + "A"), b = doublesOf(golden.file, prefix + "B");
+          std::vector<double> values;
+          if (onFactors) {
+            values = half == "A" ? a : b;
+            for (double& value : values) value *= std::sqrt(scale);
+            weights[i] = std::sqrt(weights[i]);
+          } else {
+            const uint64_t in = whole(golden.json.at("in")), out = whole(golden.json.at("out"));
+            values.assign(in * out, 0);
+            for (uint64_t o = 0; o < out; ++o) {
+              for (uint64_t r = 0; r < rank; ++r) {
+                for (uint64_t c = 0; c < in; ++c)
+                  values[o * in + c] += scale * b[o * rank + r] * a[r * in + c];
+              }
+            }
+          }
+          const auto mask = bytesOf(golden.file, "mask." + std::to_string(i) + "." + half);
+          for (size_t e = 0; e < values.size(); ++e) values[e] *= std::to_integer<int>(mask[e]) / density;
+          tasks.push_back(std::move(values));
+        }
+        const std::vector<std::span<const double>> views(tasks.begin(), tasks.end());
+        std::vector<double> joined(tasks[0].size());
+        const bool elects = name.starts_with("dare_ties");
+        joinEntries({elects ? Joining::Rule::Peft : Joining::Rule::Sum, false}, views, weights, joined);
+        const auto expected = doublesOf(golden.file, name + "." + half);
+        ASSERT_EQ(expected.size(), joined.size());
+        for (size_t e = 0; e < joined.size(); ++e)
+          ASSERT_NEAR(joined[e], expected[e], 1e-9 * largest(expected)) << golden.name << " " << name;
+        ++compared;
+      }
+    }
+  }
+  EXPECT_EQ(compared, 3 * 2 + 2 * 2 * 2);
 }
 
 TEST(Golden, CatIsTheExactSum) {

@@ -1,0 +1,58 @@
+// The units of the modules that are worked on together: from raw factors to pools.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/buffer.h"
+#include "job/kernels.h"
+#include "job/memory.h"
+#include "job/plan.h"
+
+namespace lego {
+
+/// What one thread works in; kept from group to group.
+struct Workspace {
+  Buffer<float> unitsA;  ///< A units of all modules of a group, then the merged rows of one
+  Buffer<float> unitsB;  ///< for each module its B units, then its merged rows
+
+  /// Makes room for every group of a plan, once. Errors: out_of_memory.
+  Status reserve(const WorkspaceSize& size);
+};
+
+/// One module's pool, and where its rows lie.
+struct ModuleUnits {
+  UnitPool pool;
+  UnitRows rows;
+  std::vector<uint32_t> adapter;  ///< of each of the pool's adapters: index into the inputs
+  std::vector<uint32_t> number;   ///< P: a unit's number as users count, adapter by adapter of the input list
+  float *mergedA = nullptr, *mergedB = nullptr;  ///< room for the merged rows, behind the units
+};
+
+/// Adapters stand in an order that their values decide, not the user's list, so that the same adapters give
+/// the same bytes in any order.
+struct GroupUnits {
+  std::vector<ModuleUnits> modules;
+  std::unique_ptr<InputGroup> inputs;  ///< where several modules read one input
+  /// Of the group's units, in the order of `inputs`: their rows in unitsA, and what these are multiplied by.
+  std::vector<uint32_t> groupRow;
+  std::vector<double> groupFold;
+};
+
+/// Unpacks the factors of a group and computes the Gram matrices. With the plan's option `canonical`, each
+/// adapter's units are first replaced by its singular value decomposition: A = sqrt(S) V^T, B = U sqrt(S),
+/// values descending, the largest entry of the joint row positive.
+/// Errors: not_finite, no_convergence, out_of_memory.
+Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
+                               std::span<const AdapterFile> adapters, std::span<const std::byte> input,
+                               Workspace& workspace, const Kernels& kernels);
+
+/// Rows of `target` as sums of units: coefficients (rows x n) on units whose rows in `units` are `row`, each
+/// multiplied by `fold`.
+void assembleRows(decltype(&assemble) kernel, const float* units, size_t stride, size_t length,
+                  const Matrix& coefficients, std::span<const uint32_t> row, std::span<const double> fold,
+                  float* target);
+
+}  // namespace lego

@@ -1,0 +1,53 @@
+#include "job/shared_inputs.h"
+
+#include <algorithm>
+#include <array>
+#include <span>
+
+namespace lego {
+namespace {
+
+struct Family {
+  std::string_view parent;  ///< what the path in front of the name must end with; empty: anything
+  std::array<std::string_view, 3> names;
+};
+
+// The first family that has a module's name and fits its parent counts.
+constexpr Family kFamilies[] = {
+    {"", {"q_proj", "k_proj", "v_proj"}},  // llama, mistral, qwen, gemma, OPT, CLIP, Whisper (self)
+    {"", {"gate_proj", "up_proj", ""}},    // llama and kin
+    {"", {"wq", "wk", "wv"}},              // the original llama names
+    {"", {"w1", "w3", ""}},
+    {"attention.self", {"query", "key", "value"}},  // BERT, RoBERTa, ViT
+    {"attention.attention", {"query", "key", "value"}},
+    {"", {"query_proj", "key_proj", "value_proj"}},  // DeBERTa
+    {"", {"q_lin", "k_lin", "v_lin"}},               // DistilBERT
+    {"SelfAttention", {"q", "k", "v"}},              // T5
+    {"EncDecAttention", {"k", "v", ""}},
+    {"", {"wi_0", "wi_1", ""}},
+    {"attn1", {"to_q", "to_k", "to_v"}},  // diffusers' UNets: attn1 attends to itself ...
+    {"attn2", {"to_k", "to_v", ""}},      // ... attn2 to the text
+    {".attn", {"to_q", "to_k", "to_v"}},  // diffusers' transformers
+    {".attn", {"add_q_proj", "add_k_proj", "add_v_proj"}},
+};
+
+// Encoder-decoder models whose cross attention has the same names as their self attention.
+constexpr std::string_view kCrossAttention[] = {"encoder_attn", "cross_attn", "crossattention.self"};
+
+}  // namespace
+
+std::string sharedInputKey(std::string_view path) {
+  const size_t dot = path.rfind('.');
+  if (dot == std::string_view::npos) return std::string(path);
+  const std::string_view parent = path.substr(0, dot), name = path.substr(dot + 1);
+  const bool crosses =
+      std::ranges::any_of(kCrossAttention, [&](std::string_view end) { return parent.ends_with(end); });
+  for (size_t f = 0; f < std::size(kFamilies) && !crosses; ++f) {
+    const Family& family = kFamilies[f];
+    if (parent.ends_with(family.parent) && std::ranges::find(family.names, name) != family.names.end())
+      return std::string(parent) + '#' + std::to_string(f);
+  }
+  return std::string(path);
+}
+
+}  // namespace lego

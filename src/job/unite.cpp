@@ -1,0 +1,249 @@
+#include "job/unite.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <optional>
+
+#include "adapter/glob.h"
+#include "base/limits.h"
+
+namespace lego {
+namespace {
+
+Error fail(Code code, std::string detail) { return {code, std::move(detail), {}, {}, {}}; }
+
+/// Sides of a factor's shape that the rank does not change.
+std::vector<uint64_t> fixedSides(const TensorInfo& tensor, size_t rankAxis) {
+  std::vector<uint64_t> sides = tensor.shape;
+  sides.erase(sides.begin() + static_cast<std::ptrdiff_t>(rankAxis));
+  return sides;
+}
+
+std::string shapeText(const TensorInfo& tensor) {
+  std::string text = "[";
+  for (size_t i = 0; i < tensor.shape.size(); ++i)
+    text += (i > 0 ? ", " : "") + std::to_string(tensor.shape[i]);
+  return text + "]";
+}
+
+/// Which adapters take part in at least one module.
+std::vector<bool> participants(size_t adapters, std::span<const PlannedModule> modules) {
+  std::vector<bool> takesPart(adapters, false);
+  for (const PlannedModule& module : modules) {
+    for (const PlannedSource& source : module.sources) takesPart[source.adapter] = true;
+  }
+  return takesPart;
+}
+
+/// Weights of single modules: the last pattern that matches overrides the adapter's own weight.
+class WeightRules {
+ public:
+  WeightRules(const Recipe& recipe, std::span<const double> weights)
+      : rules_(recipe.moduleWeights), weights_(weights), used_(rules_.size(), false) {}
+
+  double weightOf(uint32_t adapter, const std::string& path) {
+    double weight = weights_[adapter];
+    for (size_t i = 0; i < rules_.size(); ++i) {
+      if (rules_[i].adapter != adapter || !globMatches(rules_[i].glob, path)) continue;
+      weight = rules_[i].weight;
+      used_[i] = true;
+    }
+    return weight;
+  }
+
+  /// A pattern without a module is a typing error whose author would wait for its effect.
+  Status checkUsed(std::span<const AdapterFile> adapters) const {
+    for (size_t i = 0; i < rules_.size(); ++i) {
+      if (!used_[i])
+        return fail(Code::badWeights, "the pattern " + shownName(rules_[i].glob) + " matches no module of " +
+                                          shownName(adapters[rules_[i].adapter].label));
+    }
+    return {};
+  }
+
+ private:
+  std::span<const ModuleWeight> rules_;
+  std::span<const double> weights_;
+  std::vector<bool> used_;
+};
+
+Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t adapter, double weight,
+                 std::span<const AdapterFile> adapters) {
+  if (planned.sources.empty()) {
+    planned.path = module.path;
+    planned.kind = module.kind;
+    planned.in = module.in;
+    planned.out = module.out;
+  } else {
+    const PlannedSource& first = planned.sources.front();
+    for (const auto& [mine, other, axis] :
+         {std::tuple{&module.a, &first.a, size_t{0}}, std::tuple{&module.b, &first.b, size_t{1}}}) {
+      if (module.kind == planned.kind && fixedSides(*mine, axis) == fixedSides(*other, axis)) continue;
+      return failAt(Code::shapeMismatch,
+                    "has shape " + shapeText(*mine) + ", but " + shownName(adapters[first.adapter].file) +
+                        " has " + shapeText(*other) + "; the adapters belong to different base models",
+                    adapters[adapter], mine->name);
+    }
+  }
+  if (module.rank > limits::kPooledUnits - planned.units) {
+    return failAt(Code::rankAboveUnits,
+                  "the ranks of module " + shownName(module.path) + " add up to more than " +
+                      std::to_string(limits::kPooledUnits),
+                  adapters[adapter], module.a.name);
+  }
+  planned.sources.push_back(
+      {adapter, module.a, module.b, 0, 0, static_cast<uint32_t>(module.rank), module.scale, weight});
+  planned.units += static_cast<uint32_t>(module.rank);
+  planned.inputBytes += (module.a.end - module.a.begin) + (module.b.end - module.b.begin);
+  return {};
+}
+
+Status checkOverlap(std::span<const AdapterFile> adapters, std::span<const PlannedModule> modules,
+                    std::vector<std::string>& notices) {
+  std::vector<bool> shares(adapters.size(), false);
+  for (const PlannedModule& module : modules) {
+    if (module.sources.size() < 2) continue;
+    for (const PlannedSource& source : module.sources) shares[source.adapter] = true;
+  }
+  const std::vector<bool> takesPart = participants(adapters.size(), modules);
+  if (std::ranges::count(takesPart, true) < 2) return {};
+  if (std::ranges::count(shares, true) == 0) {
+    return failAt(
+        Code::noCommonModule,
+        "no module of this adapter occurs in any of the others; were they trained on the same base model?",
+        adapters[0], adapters[0].catalogue.modules.front().a.name);
+  }
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    if (takesPart[i] && !shares[i])
+      notices.push_back(shownName(adapters[i].label) + " shares no module with the others");
+  }
+  return {};
+}
+
+}  // namespace
+
+Error failAt(Code code, std::string detail, const AdapterFile& adapter, const std::string& tensor) {
+  return {code, std::move(detail), adapter.file, tensor, {}};
+}
+
+std::string counted(size_t count, const std::string& noun) {
+  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
+}
+
+Status checkCarried(const AdapterFile& adapter) {
+  const auto& unsupported = adapter.catalogue.unsupported;
+  if (unsupported.empty()) return {};
+  std::string text;
+  size_t shown = 0;
+  for (const Unsupported& item : unsupported) {
+    if (shown++ == 3) break;
+    text +=
+        (text.empty() ? "" : "; ") + (item.tensor.empty() ? "" : shownName(item.tensor) + ": ") + item.reason;
+  }
+  if (unsupported.size() > 3) text += "; and " + std::to_string(unsupported.size() - 3) + " more";
+  const bool byConfig = unsupported.front().tensor.empty();
+  return failAt(byConfig ? Code::unsupportedAdapter : Code::unsupportedTensors,
+                "merging would lose what this version cannot carry: " + text, adapter,
+                unsupported.front().tensor);
+}
+
+Result<std::vector<double>> readWeights(const Recipe& recipe, const MethodInfo& method,
+                                        std::span<const AdapterFile> adapters) {
+  std::vector<double> weights = recipe.weights;
+  if (weights.empty()) weights.assign(adapters.size(), 1.0);
+  if (weights.size() != adapters.size()) {
+    return fail(Code::badWeights,
+                counted(weights.size(), "weight") + " given for " + counted(adapters.size(), "adapter"));
+  }
+  std::vector<double> all = weights;
+  for (const ModuleWeight& rule : recipe.moduleWeights) {
+    if (rule.adapter >= adapters.size())
+      return fail(Code::badWeights, "a weight for modules names an adapter that is not given");
+    all.push_back(rule.weight);
+  }
+  if (!std::ranges::all_of(all, [](double w) { return std::isfinite(w); }))
+    return fail(Code::badWeights, "a weight is not a finite number");
+  if (!method.takesNegativeWeights && std::ranges::any_of(all, [](double w) { return w < 0; })) {
+    return fail(Code::badWeights,
+                "the method " + std::string(method.name) + " has no meaning for negative weights");
+  }
+  return weights;
+}
+
+Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
+                                                std::span<const double> weights,
+                                                std::vector<std::string>& notices) {
+  std::map<std::string, PlannedModule> united;
+  WeightRules rules(recipe, weights);
+  size_t leftOut = 0;
+  for (uint32_t i = 0; i < adapters.size(); ++i) {
+    for (const AdapterModule& module : adapters[i].catalogue.modules) {
+      const double weight = rules.weightOf(i, module.path);
+      PlannedModule& planned = united[module.path];
+      if (weight == 0) continue;
+      if (Status added = addSource(planned, module, i, weight, adapters); !added) return added.error();
+    }
+  }
+  if (Status used = rules.checkUsed(adapters); !used) return used.error();
+  std::vector<PlannedModule> modules;
+  for (auto& [path, module] : united) {
+    if (module.sources.empty()) {
+      ++leftOut;
+    } else {
+      modules.push_back(std::move(module));
+    }
+  }
+  if (modules.empty()) return fail(Code::badWeights, "every weight is zero: nothing is left to merge");
+  // Modules of an adapter that is left out as a whole are no news: it has a notice of its own.
+  const bool byPattern =
+      std::ranges::any_of(recipe.moduleWeights, [](const auto& w) { return w.weight == 0; });
+  if (leftOut > 0 && byPattern)
+    notices.push_back(counted(leftOut, "module") + " have weight 0 in every adapter and are left out");
+  if (Status shared = checkOverlap(adapters, modules, notices); !shared) return shared.error();
+  return modules;
+}
+
+Result<AdapterInfo> uniteInfo(std::span<const AdapterFile> adapters, std::span<const PlannedModule> modules,
+                              std::vector<std::string>& notices) {
+  const std::vector<bool> takesPart = participants(adapters.size(), modules);
+  std::optional<AdapterInfo> united;
+  size_t firstAdapter = 0;
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    const AdapterInfo& info = adapters[i].catalogue.info;
+    for (const auto& notice : adapters[i].catalogue.notices)
+      notices.push_back(shownName(adapters[i].label) + " " + notice);
+    if (!takesPart[i]) {
+      notices.push_back(shownName(adapters[i].label) + " has weight 0 and is left out");
+      continue;
+    }
+    if (!united) {
+      united = info;
+      firstAdapter = i;
+      continue;
+    }
+    if (info.fanInFanOut != united->fanInFanOut) {
+      return failAt(Code::layoutMismatch,
+                    "fan_in_fan_out differs from that of " + shownName(adapters[firstAdapter].file),
+                    adapters[i], {});
+    }
+    if (info.baseModel != united->baseModel) {
+      notices.push_back("the adapters name different base models: " + shownName(united->baseModel) + " and " +
+                        shownName(info.baseModel));
+      if (united->baseModel.empty()) united->baseModel = info.baseModel;
+    }
+    if (info.taskType != united->taskType) united->taskType.clear();
+    if (info.revision != united->revision) united->revision.clear();
+    if (!info.targetSuffixes) {
+      united->targetSuffixes.reset();
+    } else if (united->targetSuffixes) {
+      for (const auto& suffix : *info.targetSuffixes) {
+        if (std::ranges::find(*united->targetSuffixes, suffix) == united->targetSuffixes->end())
+          united->targetSuffixes->push_back(suffix);
+      }
+    }
+  }
+  return *united;
+}
+
+}  // namespace lego

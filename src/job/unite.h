@@ -1,0 +1,35 @@
+// What several adapters have in common: the union of their modules, and what their configs agree about.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "job/plan.h"
+
+namespace lego {
+
+/// An error about an adapter's file.
+Error failAt(Code code, std::string detail, const AdapterFile& adapter, const std::string& tensor);
+
+/// "1 module", "3 modules"
+std::string counted(size_t count, const std::string& noun);
+
+/// Refuses what merging would lose. Errors: unsupported_tensors, unsupported_adapter.
+Status checkCarried(const AdapterFile& adapter);
+
+/// The recipe's weights, one for each adapter, checked. Errors: bad_weights.
+Result<std::vector<double>> readWeights(const Recipe& recipe, const MethodInfo& method,
+                                        std::span<const AdapterFile> adapters);
+
+/// The union of modules, by path, with all adapters that take part in each (weight not 0) and their weights.
+/// Errors: shape_mismatch, rank_above_units, no_common_module, bad_weights.
+Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
+                                                std::span<const double> weights,
+                                                std::vector<std::string>& notices);
+
+/// What the merged adapter's config repeats from the adapters that take part. Errors: layout_mismatch.
+Result<AdapterInfo> uniteInfo(std::span<const AdapterFile> adapters, std::span<const PlannedModule> modules,
+                              std::vector<std::string>& notices);
+
+}  // namespace lego
