@@ -55,6 +55,12 @@ async function generate() {
     await writeFile(join(generated, `${name}.wasm`), module)
   }
   await run('node', [join(import.meta.dirname, 'generate-registry.mjs'), generated])
+  const hashes = join(project, 'node_modules/@noble/hashes')
+  await mkdir(join(generated, 'noble-hashes'))
+  for (const name of ['sha2', '_md', '_u64', 'utils']) {
+    for (const extension of ['.js', '.d.ts']) await cp(join(hashes, name + extension), join(generated, 'noble-hashes', name + extension))
+  }
+  await cp(join(hashes, 'LICENSE'), join(generated, 'noble-hashes/LICENSE'))
 }
 
 /**

@@ -18,7 +18,26 @@ const boundsOf = option => (option.type === 'choice' ? '' : ` From ${option.mini
 
 const codes = core.errorCodes()
 const methods = core.methodTable()
-const options = new Map(methods.flatMap(method => method.options.map(option => [option.name, { ...option, method: method.name }])))
+const names = methods.flatMap(method => [method.name, ...method.aliases])
+
+/** One entry for each option, whichever methods have it: they agree about its type. */
+const options = new Map()
+for (const method of methods) {
+  for (const option of method.options) options.set(option.name, [...(options.get(option.name) ?? []), { ...option, method: method.name }])
+}
+for (const [name, entries] of options) {
+  if (new Set(entries.map(typeOf)).size > 1) throw new Error(`the option ${name} has more than one type`)
+}
+
+/** A doc comment with a line for each of the option's meanings. */
+function optionComment(entries) {
+  const meanings = new Map()
+  for (const option of entries) {
+    const text = `${option.sentence}${boundsOf(option)} Default: ${defaultOf(option)}.`
+    meanings.set(text, [...(meanings.get(text) ?? []), option.method])
+  }
+  return [...meanings].map(([text, users]) => `  /** ${users.join(', ')}: ${text} */`).join('\n')
+}
 
 await writeFile(
   join(directory, 'registry.ts'),
@@ -37,11 +56,11 @@ ${codes.map(code => `  ${code.name}: ${quote(code.sentence)},`).join('\n')}
 }
 
 /** Names of the merge methods. */
-export type MethodName = ${methods.map(method => quote(method.name)).join(' | ')}
+export type MethodName = ${names.map(quote).join(' | ')}
 
 /** Options that only some methods take. */
 export interface MethodOptions {
-${[...options.values()].map(option => `  /** ${option.method}: ${option.sentence}${boundsOf(option)} Default: ${defaultOf(option)}. */\n  ${camel(option.name)}?: ${typeOf(option)}`).join('\n')}
+${[...options.values()].map(entries => `${optionComment(entries)}\n  ${camel(entries[0].name)}?: ${typeOf(entries[0])}`).join('\n')}
 }
 
 /** What one option takes. */
@@ -61,12 +80,23 @@ export interface OptionInfo {
 /** One merge method. */
 export interface MethodInfo {
   readonly name: MethodName
-  /** 'exact sum': weights as they are; 'mean': weights are relative. */
-  readonly family: string
+  /** Other names for it. */
+  readonly aliases: readonly MethodName[]
+  /** What weights mean: docs/methods.md. */
+  readonly family: 'exact sum' | 'consensus' | 'mean' | 'factors'
   readonly sentence: string
   readonly source: string
+  /** Ranks of the result: as asked, up to the adapters' ranks together or the module's shorter side; or fixed. */
+  readonly rank: 'up to units' | 'up to sides' | 'all units' | 'equal'
+  /** Whether it takes a rank at all. */
   readonly takesRank: boolean
+  /** Whether ranks can be chosen from the data. */
+  readonly choosesRank: boolean
   readonly takesNegativeWeights: boolean
+  /** Whether even an adapter alone comes back changed, by design. */
+  readonly reshapes: boolean
+  /** The most adapters that it takes; 0: any number. */
+  readonly mostAdapters: number
   readonly options: readonly OptionInfo[]
 }
 
@@ -74,6 +104,7 @@ export interface MethodInfo {
 export const methods: readonly MethodInfo[] = ${JSON.stringify(
     methods.map(method => ({
       ...method,
+      takesRank: method.rank.startsWith('up to'),
       options: method.options.map(option => {
         const { name, type, choices, minimum, maximum, sentence } = option
         return { name: camel(name), coreName: name, type, choices, minimum, maximum, default: defaultOf(option), sentence }

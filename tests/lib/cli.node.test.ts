@@ -1,11 +1,13 @@
 // The command line as a stranger uses it: exit codes, what goes to stdout and stderr, and nothing left behind.
 
 import { spawn } from 'node:child_process'
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Ajv } from 'ajv'
+import type { MergeReport } from 'lora-lego'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { adapter, badInputs, parse } from './fixtures.js'
+import { adapter, badInputs, hexDigest, parse } from './fixtures.js'
 
 interface Ended {
   code: number | null
@@ -39,7 +41,7 @@ describe('command line', () => {
     const output = join(folder, 'merged')
     const { code, stdout, stderr } = await run('merge', 'examples/add3', 'examples/rotl2', '-o', output, '--weights', '0.7,0.3', '--rank', '4', '--seed', '5', '--gauge', 'balanced', '--dtype', 'f32')
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-    expect(stdout).toContain('0.7 x add3 + 0.3 x rotl2')
+    expect(stdout).toMatch(/inputs +weight[^]*add3 +0.7 [^]*rotl2 +0.3 [^]*modules +number[^]*down_proj +4 +16 -> 4 /)
     expect(parse(new Uint8Array(await readFile(join(output, 'adapter_model.safetensors'))).buffer).size).toBe(56)
     expect(JSON.parse(await readFile(join(output, 'adapter_config.json'), 'utf8'))).toMatchObject({ r: 4, lora_alpha: 4 })
   })
@@ -49,7 +51,34 @@ describe('command line', () => {
     const { code, stdout } = await run('merge', 'examples/add3', 'examples/rotl2', '-o', join(folder, 'merged'), '--method', 'svd', '--json', '--report', report)
     expect(code).toBe(0)
     expect(JSON.parse(stdout)).toMatchObject({ output: join(folder, 'merged'), recipe: { method: 'svd' }, modules: { length: 28 } })
-    expect(JSON.parse(await readFile(report, 'utf8'))).toMatchObject({ recipe: { method: 'svd' } })
+    const written = JSON.parse(await readFile(report, 'utf8')) as MergeReport
+    const tensors = await readFile(join(folder, 'merged/adapter_model.safetensors'))
+    expect(written).toMatchObject({ recipe: { method: 'svd' }, outputs: [{ sha256: await hexDigest(tensors) }, {}] })
+    const validate = new Ajv({ strict: false }).compile(JSON.parse(await readFile('docs/report.schema.json', 'utf8')) as object)
+    expect({ valid: validate(written), errors: validate.errors }).toEqual({ valid: true, errors: null })
+    expect(validate({ ...written, totals: {} })).toBe(false)
+  })
+
+  it('takes weights and ranks of parts of the model, and rules for ranks', async () => {
+    const output = join(folder, 'merged')
+    const parts = ['--weight', 'rotl2:*self_attn*=0', '--weight', '1:*mlp*=0.5', '--module-rank', '*up_proj=3', '--rank', '5']
+    const { stdout } = await run('merge', 'examples/add3', 'examples/rotl2', '-o', output, ...parts, '--json')
+    const report = JSON.parse(stdout) as MergeReport
+    expect(report.inputs.map(({ moduleWeights }) => moduleWeights)).toEqual([{ '*mlp*': 0.5 }, { '*self_attn*': 0 }])
+    for (const { module, ranks, rank } of report.modules) expect({ ranks, rank }).toEqual({ ranks: module.includes('attn') ? [8, 0] : [8, 8], rank: module.endsWith('up_proj') ? 3 : 5 })
+
+    const sized = await run('merge', 'examples/add3', 'examples/rotl2', '-o', output, '--size', '100 kB', '--method', 'svd', '--max-rank', '6')
+    expect(sized).toMatchObject({ code: 0, stdout: expect.stringMatching(/16 -> \d to \d/) as string })
+    expect((await stat(join(output, 'adapter_model.safetensors'))).size).toBeLessThanOrEqual(100_000)
+    expect((await run('plan', 'examples/add3', '--method', 'svd', '--rank', 'energy=0.9')).stdout).toContain('chosen from the weights')
+  })
+
+  it('resizes one adapter', async () => {
+    for (const method of ['svd', 'lego', 'prune']) {
+      const output = join(folder, method)
+      expect(await run('resize', 'examples/add3', '-o', output, '--rank', '3', '--method', method)).toMatchObject({ code: 0 })
+      expect(JSON.parse(await readFile(join(output, 'adapter_config.json'), 'utf8'))).toMatchObject({ r: 3 })
+    }
   })
 
   it('shows what adapters hold, what a merge would do, and the methods', async () => {
@@ -58,8 +87,8 @@ describe('command line', () => {
     expect(JSON.parse((await run('inspect', 'examples/add3', '--json')).stdout)).toMatchObject([{ label: 'add3', modules: { length: 28 } }])
     expect((await run('plan', 'examples/add3', 'examples/rotl2')).stdout).toContain('28 modules')
     expect(JSON.parse((await run('plan', 'examples/add3', '--method', 'cat', '--json')).stdout)).toMatchObject({ method: 'cat' })
-    expect((await run('methods')).stdout).toMatch(/lego[^]*svd[^]*cat[^]*least_interference/)
-    expect(JSON.parse((await run('methods', '--json')).stdout)).toMatchObject([{ name: 'lego' }, { name: 'svd' }, { name: 'cat' }, { name: 'least_interference' }])
+    expect((await run('methods')).stdout).toMatch(/lego [^]*least_interference [^]*svd, task_arithmetic, linear [^]*cat [^]*peft_ties /)
+    expect((JSON.parse((await run('methods', '--json')).stdout) as { name: string }[]).slice(0, 4)).toMatchObject([{ name: 'lego' }, { name: 'least_interference' }, { name: 'svd' }, { name: 'cat' }])
   })
 
   it('explains itself, with exit code 0', async () => {
@@ -79,6 +108,16 @@ describe('command line', () => {
       ['merge', '-o', output],
       ['merge', 'examples/add3', '-o', output, '--rank', '0'],
       ['merge', 'examples/add3', '-o', output, '--rank', 'many'],
+      ['merge', 'examples/add3', '-o', output, '--rank', 'energy=lots'],
+      ['merge', 'examples/add3', '-o', output, '--rank', '4', '--size', '1MB'],
+      ['merge', 'examples/add3', '-o', output, '--size', 'small'],
+      ['merge', 'examples/add3', '-o', output, '--module-rank', '4'],
+      ['merge', 'examples/add3', '-o', output, '--weight', '*mlp*=1'],
+      ['merge', 'examples/add3', '-o', output, '--weight', 'nobody:*mlp*=1'],
+      ['merge', 'examples/add3', '-o', output, '--weight', 'add3:*mlp*=x'],
+      ['resize', 'examples/add3', '-o', output],
+      ['resize', 'examples/add3', 'examples/rotl2', '-o', output, '--rank', '2'],
+      ['resize', 'examples/add3', '-o', output, '--rank', '2', '--method', 'ties'],
       ['merge', 'examples/add3', '-o', output, '--method', 'blend'],
       ['merge', 'examples/add3', '-o', output, '--gauge', 'loose'],
       ['merge', 'examples/add3', '-o', output, '--weights', '1,x'],

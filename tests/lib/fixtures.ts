@@ -108,7 +108,7 @@ export function badInputs(): BadInput[] {
     { title: 'no factors at all', code: 'no_factors', inputs: bad(safetensors([{ name: 'weight', shape: [2] }])), names: [file, 'weight'] },
     { title: 'tensors that would be lost', code: 'unsupported_tensors', inputs: bad(safetensors([...pair(), { name: 'base_model.model.layer.lora_magnitude_vector', shape: [5] }])), names: [file, 'lora_magnitude_vector'] },
     { title: 'DoRA config', code: 'unsupported_adapter', inputs: bad(whole, config({ use_dora: true })), names: [file, 'DoRA'] },
-    { title: 'pickle', code: 'pickle_file', inputs: [good, [Object.defineProperty(new File([new Uint8Array([0x50, 0x4b, 3, 4, 0, 0, 0, 0])], 'adapter_model.bin'), 'webkitRelativePath', { value: 'bad/adapter_model.bin' })]], names: ['bad/adapter_model.bin'] },
+    { title: 'pickle', code: 'pickle_file', inputs: [good, [Object.defineProperty(new File([new Uint8Array([0x50, 0x4b, 3, 4, 0, 0, 8, 8])], 'adapter_model.bin'), 'webkitRelativePath', { value: 'bad/adapter_model.bin' })]], names: ['bad/adapter_model.bin'] },
     { title: 'missing config', code: 'config_missing', inputs: [good, files(whole, undefined, 'bad')], names: [file, 'adapter_config.json'] },
     { title: 'config that is no JSON', code: 'bad_config', inputs: bad(whole, new TextEncoder().encode('{')), names: ['bad/adapter_config.json'] },
     { title: 'rank 0 in a factor', code: 'rank_zero', inputs: bad(safetensors([{ name: keyA('layer'), shape: [0, 6] }, { name: keyB('layer'), shape: [5, 0] }])), names: [file, keyA('layer')] },
@@ -140,6 +140,10 @@ export function parse(file: ArrayBuffer): Map<string, { shape: number[]; values:
 /** SHA-256 of everything behind the header, which holds the version. */
 export async function dataHash(file: ArrayBuffer): Promise<string> {
   const size = Number(new DataView(file).getBigUint64(0, true))
-  const digest = await crypto.subtle.digest('SHA-256', file.slice(8 + size))
+  return hexDigest(file.slice(8 + size))
+}
+
+export async function hexDigest(bytes: BufferSource): Promise<string> {
+  const digest = await crypto.subtle.digest('SHA-256', bytes)
   return Array.from(new Uint8Array(digest), byte => byte.toString(16).padStart(2, '0')).join('')
 }

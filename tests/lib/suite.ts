@@ -1,11 +1,11 @@
 // What the library promises, on every platform: run in Node and in Chromium, isolated and not.
 
-import { createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger } from 'lora-lego'
+import { createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger, type Recipe } from 'lora-lego'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { adapter, badInputs, config, dataHash, keyA, pair, parse, safetensors } from './fixtures.js'
+import { adapter, badInputs, config, dataHash, hexDigest, keyA, pair, parse, safetensors } from './fixtures.js'
 
 /** Three of the example adapters merged by lego with its defaults at rank 8: the same bytes everywhere. */
-const expectedHash = '220e7f63d012bc44bcc421eadc790c67cbb0f1fdf8b6b531fd120d2ae65e3986'
+const expectedHash = '8c50c4eaf1479ea76a97e41ceded62e0e622395157a3f846217f1a51887a8ad5'
 
 export interface Platform {
   /** Threads that a merger must have by default. */
@@ -59,11 +59,13 @@ export function defineSuite({ threads, example }: Platform): void {
       expect(written).toMatchObject({ peft_type: 'LORA', r: 8, lora_alpha: 8, rank_pattern: {}, base_model_name_or_path: 'minibench-llama-0.8m' })
 
       expect(report.modules).toHaveLength(28)
-      expect(report.inputs).toEqual([0, 1, 2].map(i => ({ name: `adapter ${i}`, weight: 1 })))
-      expect(report.modules[0]).toMatchObject({ module: 'model.layers.0.mlp.down_proj', kind: 'linear', in: 352, out: 128, ranks: [8, 8, 8], units: 24, rank: 8, nearZero: [] })
-      expect(report.modules[0]?.clusters.flat().reduce((sum, count) => sum + count)).toBe(24)
+      expect(report.inputs).toMatchObject([0, 1, 2].map(i => ({ name: `adapter ${i}`, weight: 1, file: { bytes: examples[i]?.[0].length } })))
+      expect(report.outputs).toEqual(files.map(({ name, size }) => ({ name, bytes: size })))
+      expect(report.modules[0]).toMatchObject({ module: 'model.layers.0.mlp.down_proj', kind: 'linear', in: 352, out: 128, ranks: [8, 8, 8], units: 24, rank: 8 })
+      expect(report.modules[0]?.clusters.flatMap(({ members }) => members).reduce((sum, count) => sum + count)).toBe(24)
       expect(report.totals.relativeError).toBeGreaterThan(0.1)
       expect(report.totals.relativeError).toBeLessThan(1)
+      expect(report.totals).toMatchObject({ units: 28 * 24, rank: 28 * 8, nearZero: 0 })
 
       expect(progress.at(-1)).toBe(1)
       expect(progress).toEqual([...progress].sort((x, y) => x - y))
@@ -236,8 +238,104 @@ export function defineSuite({ threads, example }: Platform): void {
   })
 
   it('lists the methods with their options', () => {
-    expect(methods.map(({ name }) => name)).toEqual(['lego', 'svd', 'cat', 'least_interference'])
-    expect(methods[0]?.options.map(({ name }) => name)).toEqual(['restarts', 'parameterReweight', 'outputReweight', 'gauge'])
+    expect(methods[0]).toMatchObject({ name: 'lego', family: 'mean', takesRank: true, choosesRank: true })
+    expect(methods[0]?.options.map(({ name }) => name)).toEqual(['restarts', 'parameterReweight', 'outputReweight', 'gauge', 'canonical'])
+    expect(methods.find(({ aliases }) => aliases.includes('task_arithmetic'))?.name).toBe('svd')
+    expect(methods.length).toBeGreaterThan(25)
+  })
+
+  describe('every method', () => {
+    it.each(methods.map(method => [method.name, method] as const))('%s merges, and says how well', async (name, method) => {
+      const inputs = examples.slice(0, method.mostAdapters || 3)
+      const { files, report } = await merger.merge(inputs, { method: name, ...(method.takesRank && { rank: 4 }) })
+      expect([...parse(await (files[0] as File).arrayBuffer()).values()].every(({ values }) => values.every(Number.isFinite))).toBe(true)
+      const { totals } = report
+      expect(totals.cosine).toBeGreaterThan(0.1)
+      expect(totals.retainedEnergy).toBeCloseTo(totals.cosine ** 2, 12)
+      expect(totals.inputs.map(({ adapter }) => adapter)).toEqual(inputs.map((_, i) => i))
+      expect(totals.pairCosines.flat().every(cosine => Math.abs(cosine) <= 1 + 1e-9)).toBe(true)
+    })
+
+    it('is known by its other names', async () => {
+      const hashes = await Promise.all(
+        (['svd', 'task_arithmetic', 'linear'] as const).map(async method => dataHash(await ((await merger.merge(examples, { method })).files[0] as File).arrayBuffer())),
+      )
+      expect(new Set(hashes).size).toBe(1)
+    })
+  })
+
+  describe('ranks from the data', () => {
+    const ranksFor = async (recipe: Recipe): Promise<number[]> => (await merger.merge(examples, recipe)).report.modules.map(({ rank }) => rank)
+
+    it('keeps the energy that is asked for', async () => {
+      const { report } = await merger.merge(examples, { method: 'svd', rank: { energy: 0.9 } })
+      for (const module of report.modules) expect(module.retainedEnergy).toBeGreaterThanOrEqual(0.9)
+      const smaller = await merger.merge(examples, { method: 'svd', moduleRanks: Object.fromEntries(report.modules.map(({ module, rank }) => [module, Math.max(1, rank - 1)])) })
+      for (const [i, module] of smaller.report.modules.entries()) if (report.modules[i]?.rank !== 1) expect(module.retainedEnergy).toBeLessThan(0.9)
+    })
+
+    it('keeps the Frobenius norm that is asked for, which is an energy of the square', async () => {
+      expect(await ranksFor({ method: 'svd', rank: { frobenius: Math.sqrt(0.8) } })).toEqual(await ranksFor({ method: 'svd', rank: { energy: 0.8 } }))
+    })
+
+    it('fills a size and does not exceed it', async () => {
+      for (const size of [60_000, 150_000, 400_000]) {
+        const { files, report } = await merger.merge(examples, { method: 'least_interference', rank: { size } })
+        expect(files[0]?.size).toBeLessThanOrEqual(size)
+        // What is left is less than one more rank of the smallest module takes.
+        expect(files[0]?.size).toBeGreaterThan(size - 4 * 256)
+        expect(new Set(report.modules.map(({ rank }) => rank)).size).toBeGreaterThan(1)
+      }
+      expect((await failure(merger.merge(examples, { method: 'svd', rank: { size: 20_000 } }))).code).toBe('bad_rank')
+    })
+
+    it('plans without reading, with the most that may come out', async () => {
+      const found = await merger.plan(examples, { method: 'svd', rank: { ratio: 5 }, maxRank: 6 })
+      expect(found).toMatchObject({ ranksAreKnown: false, modules: found.modules.map(() => ({ rank: 6 })) })
+      expect(Math.max(...(await ranksFor({ method: 'svd', rank: { ratio: 5 }, maxRank: 6 })))).toBeLessThanOrEqual(6)
+    })
+
+    it('gives parts of the model ranks of their own', async () => {
+      const { report } = await merger.merge(examples, { rank: 8, moduleRanks: { '*.mlp.*': 2, '*.up_proj': 3 } })
+      for (const { module, rank } of report.modules) expect(rank).toBe(module.endsWith('.up_proj') ? 3 : module.includes('.mlp.') ? 2 : 8)
+    })
+
+    it('refuses what is no rank', async () => {
+      for (const recipe of [{ rank: { energy: 2 } }, { rank: { energy: 'all' } }, { rank: { share: 0.5 } }, { rank: {} }, { rank: 'many' }, { rank: 8, maxRank: 9 }, { rank: { energy: 0.5 }, maxRank: 0 }, { method: 'cat', rank: 'auto' }, { method: 'dense_ties', rank: 'auto' }, { moduleRanks: { '*.nothing': 3 } }, { moduleRanks: { '*': 0 } }]) {
+        expect({ recipe, code: (await failure(merger.merge(examples, recipe as unknown as Recipe))).code }).toEqual({ recipe, code: 'bad_rank' })
+      }
+    })
+  })
+
+  describe('weights of parts of a model', () => {
+    it('override the adapter’s own', async () => {
+      const [a, b] = examples as [MergeInput & object, MergeInput & object]
+      const { report } = await merger.merge([{ source: a as Uint8Array[] }, { source: b as Uint8Array[], weight: 0.5, moduleWeights: { '*.mlp.*': 0, '*.layers.1.mlp.up_proj': 2 } }], { method: 'cat' })
+      for (const { module, ranks, inputs, norm } of report.modules) {
+        const alone = module.includes('.mlp.') && module !== 'model.layers.1.mlp.up_proj'
+        expect({ module, ranks }).toEqual({ module, ranks: alone ? [8, 0] : [8, 8] })
+        if (alone) expect(norm / (inputs[0]?.norm ?? 0)).toBeCloseTo(1, 5)
+      }
+      expect(report.inputs[1]?.moduleWeights).toEqual({ '*.mlp.*': 0, '*.layers.1.mlp.up_proj': 2 })
+    })
+
+    it('are refused where they match nothing, or are no numbers', async () => {
+      expect((await failure(merger.merge([adapter(), { source: adapter(), moduleWeights: { 'no.such*': 1 } }]))).code).toBe('bad_weights')
+      expect((await failure(merger.merge([adapter(), { source: adapter(), moduleWeights: { '*': Infinity } }]))).code).toBe('bad_weights')
+      expect((await failure(merger.merge([adapter(), { source: adapter(), moduleWeights: { '*': 'half' as unknown as number } }]))).code).toBe('bad_input')
+      expect((await failure(merger.merge([{ source: adapter(), moduleWeights: { '*': 0 } }]))).code).toBe('bad_weights')
+    })
+  })
+
+  it('puts hashes of all files into the report', async () => {
+    const { files, report } = await merger.merge(examples, {}, { hashes: true })
+    expect(report.inputs.map(({ file }) => file.sha256)).toEqual(await Promise.all(examples.map(([tensors]) => hexDigest(tensors))))
+    expect(report.outputs.map(({ sha256 }) => sha256)).toEqual(await Promise.all(files.map(async file => hexDigest(await file.arrayBuffer()))))
+    expect((await merger.merge(examples)).report.outputs[0]).not.toHaveProperty('sha256')
+  })
+
+  it('refuses more adapters than a method takes', async () => {
+    expect((await failure(merger.merge(examples, { method: 'slerp' }))).code).toBe('too_many_adapters')
   })
 
   it('gives the same bytes with the reference kernels', async () => {

@@ -23,6 +23,6 @@ export function bytesText(bytes: number): string {
   return `${unit === 0 ? bytes : (bytes / 1000 ** unit).toPrecision(3)} ${units[unit]}`
 }
 
-export function percentText(share: number): string {
-  return Number.isFinite(share) ? `${(100 * share).toFixed(1)}\u00a0%` : '–'
+export function percentText(share: number | null): string {
+  return share !== null ? `${(100 * share).toFixed(1)}\u00a0%` : '–'
 }

@@ -48,7 +48,8 @@ async function replan(): Promise<void> {
 
 function planText(plan: MergePlan): HTMLElement[] {
   const ranks = [...new Set(plan.modules.map(module => module.rank))].join(', ')
-  const text = `${plan.modules.length} modules, rank ${ranks}, ${plan.dtype}. Reads ${bytesText(plan.inputBytes)}, gives ${bytesText(plan.outputBytes)}, needs about ${bytesText(plan.peakBytes)} of memory.`
+  const atMost = plan.ranksAreKnown ? '' : 'at most '
+  const text = `${plan.modules.length} modules, rank ${atMost}${ranks}, ${plan.dtype}. Reads ${bytesText(plan.inputBytes)}, gives ${atMost}${bytesText(plan.outputBytes)}, needs about ${bytesText(plan.peakBytes)} of memory.`
   return [make('p', {}, text), ...plan.notices.map(notice => make('p', { className: 'notice' }, notice))]
 }
 

@@ -1,13 +1,32 @@
 // The recipe: method, rank, seed and the method's own options, made from the library's table of methods.
 
-import { methods, type MethodInfo, type MethodName, type Recipe } from 'lora-lego'
+import { methods, type MethodInfo, type MethodName, type RankRule, type Recipe } from 'lora-lego'
 import { make } from './dom.js'
 
 const dtypes = ['same', 'f32', 'bf16', 'f16'] as const
 
+/** How ranks are found: what the value field takes, and what it makes. */
+const rankRules = {
+  fixed: { label: 'the same everywhere', unit: 'Rank', step: '1', minimum: '1', maximum: '4096', rule: (value: number) => value },
+  auto: { label: 'what the adapters suggest', unit: '', step: '', minimum: '', maximum: '', rule: (): RankRule => 'auto' },
+  energy: { label: 'a share of the energy', unit: 'Energy kept in %', step: 'any', minimum: '1', maximum: '100', rule: (value: number): RankRule => ({ energy: value / 100 }) },
+  size: { label: 'a file size', unit: 'Size in MB', step: 'any', minimum: '0.001', maximum: '100000', rule: (value: number): RankRule => ({ size: value * 1e6 }) },
+} as const
+type RankKind = keyof typeof rankRules
+
+const familyTexts: Record<MethodInfo['family'], string> = {
+  'exact sum': 'Weights are factors.',
+  consensus: 'Weights are factors; what adapters share counts once.',
+  mean: 'Weights are relative.',
+  factors: 'Weights as in PEFT.',
+}
+
 export class RecipeForm {
   readonly #method = make('select', { name: 'method' }, ...methods.map(({ name }) => make('option', { value: name }, name)))
-  readonly #rank = make('input', { name: 'rank', type: 'number', min: '1', max: '4096', step: '1', placeholder: 'automatic' })
+  readonly #rankKind = make('select', { name: 'rank-rule' }, ...Object.entries(rankRules).map(([value, { label }]) => make('option', { value }, label)))
+  readonly #rank = make('input', { name: 'rank', type: 'number' })
+  readonly #rankField = field('Rank', this.#rank)
+  #defaultRank = 0
   readonly #seed = make('input', { name: 'seed', type: 'number', min: '0', step: '1', value: '0', required: true })
   readonly #scale = make('input', { name: 'scale', type: 'number', step: '0.1', value: '1', required: true })
   readonly #dtype = make('select', { name: 'dtype' }, ...dtypes.map(value => make('option', { value }, value === 'same' ? 'as the inputs' : value)))
@@ -21,16 +40,18 @@ export class RecipeForm {
     changed: () => void,
   ) {
     this.#more.append(make('div', { className: 'fields' }, field('Scale', this.#scale), field('Values', this.#dtype)), this.#options)
-    form.append(make('div', { className: 'fields' }, field('Method', this.#method), field('Rank', this.#rank), field('Seed', this.#seed)), this.#explanation, this.#more)
+    form.append(make('div', { className: 'fields' }, field('Method', this.#method), field('Ranks', this.#rankKind), this.#rankField, field('Seed', this.#seed)), this.#explanation, this.#more)
     this.#showMethod()
     this.#method.addEventListener('change', () => this.#showMethod())
+    this.#rankKind.addEventListener('change', () => this.#showRank())
     form.addEventListener('input', changed)
     form.addEventListener('submit', event => event.preventDefault())
   }
 
   /** Shown in the empty rank field: what is taken then. */
   set defaultRank(rank: number) {
-    this.#rank.placeholder = rank > 0 ? `${rank}` : 'automatic'
+    this.#defaultRank = rank
+    this.#showRank()
   }
 
   /** The recipe, or nothing while a field has no valid value. */
@@ -46,9 +67,28 @@ export class RecipeForm {
       seed: this.#seed.valueAsNumber,
       scale: this.#scale.valueAsNumber,
       dtype: this.#dtype.value as (typeof dtypes)[number],
-      ...(method.takesRank && this.#rank.value !== '' && { rank: this.#rank.valueAsNumber }),
+      ...this.#rankOf(method),
       ...Object.fromEntries(options),
     }
+  }
+
+  #rankOf(method: MethodInfo): Pick<Recipe, 'rank'> {
+    const kind = this.#rankKind.value as RankKind
+    if (!method.takesRank || (this.#rank.value === '' && kind !== 'auto')) return {}
+    return { rank: rankRules[kind].rule(this.#rank.valueAsNumber) }
+  }
+
+  #showRank(): void {
+    const method = this.#info()
+    for (const option of this.#rankKind.options) option.disabled = option.value !== 'fixed' && !method.choosesRank
+    if (this.#rankKind.selectedOptions[0]?.disabled) this.#rankKind.value = 'fixed'
+    this.#rankKind.disabled = !method.takesRank
+    const kind = this.#rankKind.value as RankKind
+    const { unit, step, minimum, maximum } = rankRules[kind]
+    this.#rankField.hidden = unit === ''
+    this.#rankField.querySelector('.field-name')?.replaceChildren(unit)
+    Object.assign(this.#rank, { step, min: minimum, max: maximum, disabled: !method.takesRank || unit === '', required: kind === 'energy' || kind === 'size' })
+    this.#rank.placeholder = kind === 'fixed' ? (this.#defaultRank > 0 ? `${this.#defaultRank}` : 'automatic') : kind === 'energy' ? '90' : '20'
   }
 
   #info(): MethodInfo {
@@ -57,8 +97,8 @@ export class RecipeForm {
 
   #showMethod(): void {
     const method = this.#info()
-    this.#explanation.textContent = method.sentence + (method.family === 'mean' ? ' Weights are relative.' : ' Weights are factors.')
-    this.#rank.disabled = !method.takesRank
+    this.#explanation.textContent = `${method.sentence} ${familyTexts[method.family]}`
+    this.#showRank()
     this.#options.replaceChildren(
       ...method.options.map(option => {
         const input =

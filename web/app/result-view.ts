@@ -30,8 +30,9 @@ export async function showResult(root: HTMLElement, result: MergeResult): Promis
     ),
     ...report.notices.map(text => make('p', { className: 'notice' }, text)),
     make('h3', {}, 'Report'),
+    scrolling('Report, adapter by adapter', inputTable(report)),
     ...legend(report),
-    make('div', { className: 'table', tabIndex: 0, role: 'region', ariaLabel: 'Report, module by module' }, reportTable(report)),
+    scrolling('Report, module by module', reportTable(report)),
   )
   root.hidden = false
 }
@@ -40,7 +41,32 @@ function summary({ totals, modules, recipe }: MergeReport): string {
   const speed = bytesText(totals.inputBytes / totals.seconds)
   return (
     `${modules.length} modules merged with ${recipe.method} in ${totals.seconds.toFixed(2)} s (${speed} a second). ` +
-    `The result differs from the exact weighted sum by ${percentText(totals.relativeError)} of its norm.`
+    `The result keeps ${percentText(totals.retainedEnergy)} of what the exact weighted sum does.`
+  )
+}
+
+function scrolling(name: string, table: HTMLTableElement): HTMLElement {
+  return make('div', { className: 'table', tabIndex: 0, role: 'region', ariaLabel: name }, table)
+}
+
+const number = (text: string, title = ''): HTMLTableCellElement => make('td', { className: 'number', title }, text)
+
+/** How much of each adapter is in the result. */
+function inputTable({ inputs, totals }: MergeReport): HTMLTableElement {
+  const head = ['Adapter', 'Weight', 'Norm', 'Cosine with the result']
+  return make(
+    'table',
+    {},
+    make('caption', { className: 'visually-hidden' }, 'How the result relates to each adapter'),
+    make('thead', {}, make('tr', {}, ...head.map(text => make('th', { scope: 'col' }, text)))),
+    make(
+      'tbody',
+      {},
+      ...inputs.map(({ name, weight }, i) => {
+        const found = totals.inputs[i]
+        return make('tr', {}, make('th', { scope: 'row' }, name), number(String(weight)), number((found?.norm ?? 0).toPrecision(3)), number((found?.cosine ?? 0).toFixed(3)))
+      }),
+    ),
   )
 }
 
@@ -55,7 +81,7 @@ function legend(report: MergeReport): HTMLElement[] {
 }
 
 function reportTable(report: MergeReport): HTMLTableElement {
-  const head = ['Module', 'Units → rank', 'Error', 'Cosine', ...(hasClusters(report) ? ['Merged ranks'] : [])]
+  const head = ['Module', 'Units → rank', 'Energy kept', 'Conflict', ...(hasClusters(report) ? ['Merged ranks'] : [])]
   return make(
     'table',
     {},
@@ -66,14 +92,13 @@ function reportTable(report: MergeReport): HTMLTableElement {
 }
 
 function row(module: ModuleReport, report: MergeReport): HTMLTableRowElement {
-  const number = (text: string, title = ''): HTMLTableCellElement => make('td', { className: 'number', title }, text)
   const cells = [
     make('th', { scope: 'row' }, module.module),
     number(`${module.units} → ${module.rank}`, `ranks of the adapters: ${module.ranks.join(', ')}`),
-    number(percentText(module.relativeError)),
-    number(module.cosine.toFixed(3)),
+    number(percentText(module.retainedEnergy), `cosine with the exact weighted sum: ${module.cosine.toFixed(3)}`),
+    number(percentText(module.conflict)),
   ]
-  if (hasClusters(report)) cells.push(make('td', { className: 'clusters' }, ...module.clusters.map((counts, q) => clusterBar(counts, q, module.nearZero.includes(q), report))))
+  if (hasClusters(report)) cells.push(make('td', { className: 'clusters' }, ...module.clusters.map(({ members, nearZero }, q) => clusterBar(members, q, nearZero, report))))
   return make('tr', {}, ...cells)
 }
 

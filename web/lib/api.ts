@@ -14,8 +14,12 @@ import type { OutputReference } from './sink.js'
 export interface Recipe extends MethodOptions {
   /** Default: lego. */
   readonly method?: MethodName
-  /** Rank of the result, for methods that take one. Default: the largest rank among the inputs. */
-  readonly rank?: number
+  /** Rank of the result, for methods that take one: a number, or how to find each module's. Default: the largest rank among the inputs. */
+  readonly rank?: number | RankRule
+  /** With a rule: the most that a module may get. Default: no limit. */
+  readonly maxRank?: number
+  /** Ranks, or with a rule the most, of modules whose path a glob matches (`*` and `?`); later entries override earlier ones. */
+  readonly moduleRanks?: Readonly<Record<string, number>>
   /** Seed of every random choice, a whole number from 0 to 2^53 - 1. Default: 0. */
   readonly seed?: number
   /** The result is multiplied by this. Default: 1. */
@@ -23,6 +27,17 @@ export interface Recipe extends MethodOptions {
   /** Type of the written values; `same`: that of the inputs, or F32 where they differ. Default: same. */
   readonly dtype?: 'same' | 'f64' | 'f32' | 'f16' | 'bf16'
 }
+
+/**
+ * Ranks from the data, for methods whose `choosesRank` is true. The weights are then read twice.
+ * - `auto`: what the adapters suggest.
+ * - `energy`: as few ranks as keep this share of the squared singular values (or of what the method's own measure is).
+ * - `cumulative`: as few as keep this share of the sum of singular values (sd-scripts `sv_cumulative`).
+ * - `ratio`: the singular values above the largest divided by this (sd-scripts `sv_ratio`).
+ * - `frobenius`: as few as keep this share of the Frobenius norm (sd-scripts `sv_fro`).
+ * - `size`: a tensor file of at most this many bytes, ranks going to where they keep most.
+ */
+export type RankRule = 'auto' | { readonly energy: number } | { readonly cumulative: number } | { readonly ratio: number } | { readonly frobenius: number } | { readonly size: number }
 
 export interface MergeOptions {
   /** Called as the work proceeds; the last call has fraction 1. */
@@ -34,6 +49,8 @@ export interface MergeOptions {
    * files of an adapter that are there already are replaced. Without it the result stays in memory.
    */
   readonly output?: string
+  /** Puts the SHA-256 of every input and output file into the report: every input is read once more. Default: false. */
+  readonly hashes?: boolean
 }
 
 export interface MergerOptions {
@@ -103,12 +120,12 @@ export function defineApi(platform: Platform): Api {
       async plan(inputs, recipe = {}, options = {}) {
         return call('plan', { job: await jobOf(platform, inputs, recipe) }, options)
       },
-      async merge(inputs, recipe = {}, { output: folder, ...options } = {}) {
+      async merge(inputs, recipe = {}, { output: folder, hashes = false, ...options } = {}) {
         const job = await jobOf(platform, inputs, recipe)
         const output: OutputReference = folder === undefined ? { kind: 'memory' } : { kind: 'folder', path: folder }
         if (folder !== undefined && !platform.checkOutput) throw new MergeError({ code: 'not_supported', message: 'an output folder can only be written in Node' })
         await platform.checkOutput?.(output, job.adapters.flatMap(({ tensors, config }) => (config ? [tensors, config] : [tensors])))
-        return resultOf(job, await call('merge', { job, output }, options satisfies CallOptions))
+        return resultOf(job, await call('merge', { job, output, hashes }, options satisfies CallOptions))
       },
       close,
       [Symbol.asyncDispose]: close,
@@ -136,23 +153,41 @@ export function defineApi(platform: Platform): Api {
 async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
   const given: unknown = inputs
   if (!Array.isArray(given)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
-  const { method = 'lego', rank, seed = 0, scale = 1, dtype = 'same', ...options } = recipe
-  if (rank !== undefined && !(Number.isInteger(rank) && rank >= 1 && rank <= 0xffff)) {
-    throw new MergeError({ code: 'bad_rank', message: `rank must be a whole number from 1 on, not ${rank}` })
-  }
+  const { method = 'lego', rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', ...options } = recipe
+  const rankRule = rankRuleOf(rank)
+  if (maxRank !== undefined && rankRule.kind === 'fixed') throw new MergeError({ code: 'bad_rank', message: 'maxRank limits a rank rule; a rank that is a number needs none' })
   if (!(Number.isSafeInteger(seed) && seed >= 0)) throw new MergeError({ code: 'bad_option', message: `seed must be a whole number from 0 to 2^53 - 1, not ${seed}` })
   if (typeof scale !== 'number') throw new MergeError({ code: 'bad_option', message: `scale must be a number, not ${String(scale)}` })
   const resolved = await Promise.all(inputs.map((input, index) => resolveInput(platform, input, index)))
   return {
     adapters: resolved.map(({ adapter }) => adapter),
     weights: resolved.map(({ weight }) => weight),
+    moduleWeights: resolved.flatMap(({ moduleWeights }, adapter) => Object.entries(moduleWeights).map(([glob, weight]) => ({ adapter, glob, weight }))),
     method,
-    rank: rank ?? 0,
+    rank: checkedRank(typeof rank === 'number' ? rank : maxRank) ?? 0,
+    rankRule,
+    moduleRanks: Object.entries(moduleRanks).map(([glob, value]) => ({ glob, rank: checkedRank(value) ?? 0 })),
     seed,
     scale,
     dtype: String(dtype),
     options,
   }
+}
+
+function checkedRank(rank: number | undefined): number | undefined {
+  if (rank === undefined || (Number.isInteger(rank) && rank >= 1 && rank <= 0xffff)) return rank
+  throw new MergeError({ code: 'bad_rank', message: `rank must be a whole number from 1 on, not ${String(rank)}` })
+}
+
+function rankRuleOf(rank: Recipe['rank']): Job['rankRule'] {
+  if (rank === undefined || typeof rank === 'number') return { kind: 'fixed', value: 0 }
+  if (rank === 'auto') return { kind: 'auto', value: 0 }
+  const entries: [string, unknown][] = typeof rank === 'object' && rank !== null ? Object.entries(rank) : []
+  const [entry] = entries
+  if (entries.length !== 1 || !entry || typeof entry[1] !== 'number') {
+    throw new MergeError({ code: 'bad_rank', message: `a rank is a number, 'auto' or one rule such as { energy: 0.95 }, not ${JSON.stringify(rank)}` })
+  }
+  return { kind: entry[0], value: entry[1] }
 }
 
 export { methods, version, type MethodInfo, type MethodName, type MethodOptions, type Progress }

@@ -1,5 +1,6 @@
 // What the two worker scripts of a browser share: their first message says how many threads to use.
 
+import { createHasher } from './browser-hash.js'
 import { serve, type WorkerParts } from './serve.js'
 import { BlobSink } from './sink.js'
 import { openBlob } from './source.js'
@@ -21,6 +22,7 @@ export function serveBrowser(start: (threads: number) => ReturnType<WorkerParts[
       settings,
       start: () => start(settings.threads),
       open: openBlob,
+      createHasher,
       openSink: async output => {
         if (output.kind === 'memory') return new BlobSink()
         throw new MergeError({ code: 'not_supported', message: 'an output folder can only be written in Node' })

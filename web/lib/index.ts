@@ -15,8 +15,8 @@ export const plan = api.plan
 export const merge = api.merge
 
 export { methods, version } from './api.js'
-export type { Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, Recipe } from './api.js'
+export type { Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, RankRule, Recipe } from './api.js'
 export { errorCodes, MergeError } from './error.js'
 export type { MergeErrorCode } from './error.js'
 export type { AdapterSource, MergeInput, Source, WeightedInput } from './input.js'
-export type { MergedTensor, MergeReport, MergeResult, ModuleReport } from './result.js'
+export type { MergedTensor, InputReport, MergeReport, MergeResult, ModuleReport } from './result.js'

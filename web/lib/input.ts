@@ -16,14 +16,16 @@ export interface WeightedInput {
   readonly source: AdapterSource
   /** Default 1. Negative weights subtract; 0 leaves the adapter out. */
   readonly weight?: number
+  /** Weights of modules whose path a glob matches (`*` and `?`), in place of `weight`; later entries override earlier ones. */
+  readonly moduleWeights?: Readonly<Record<string, number>>
   /** What messages and reports call it. Default: its folder's or file's name. */
   readonly name?: string
 }
 
 export type MergeInput = AdapterSource | WeightedInput
 
-const tensorFileName = 'adapter_model.safetensors'
-const configFileName = 'adapter_config.json'
+export const tensorFileName = 'adapter_model.safetensors'
+export const configFileName = 'adapter_config.json'
 
 function isWeighted(input: MergeInput): input is WeightedInput {
   return typeof input === 'object' && input !== null && 'source' in input
@@ -33,10 +35,16 @@ function bad(message: string, file?: string): MergeError {
   return new MergeError({ code: 'bad_input', message, ...(file !== undefined && { file }) })
 }
 
+interface ResolvedInput {
+  readonly adapter: AdapterReference
+  readonly weight: number
+  readonly moduleWeights: Readonly<Record<string, number>>
+}
+
 /** An adapter's files, found in whatever the caller gave. */
-export async function resolveInput(platform: Platform, input: MergeInput, index: number): Promise<{ adapter: AdapterReference; weight: number }> {
-  const { source, weight = 1, name } = isWeighted(input) ? input : { source: input }
-  if (typeof weight !== 'number') throw bad(`the weight of input ${index + 1} is no number`)
+export async function resolveInput(platform: Platform, input: MergeInput, index: number): Promise<ResolvedInput> {
+  const { source, weight = 1, moduleWeights = {}, name } = isWeighted(input) ? input : { source: input }
+  if (![weight, ...Object.values(moduleWeights)].every(value => typeof value === 'number')) throw bad(`a weight of input ${index + 1} is no number`)
   const parts = Array.isArray(source) ? (source as readonly Source[]) : [source as Source]
   if (parts.length === 0) throw bad(`input ${index + 1} is an empty list of files`)
   const files: FileReference[] = []
@@ -51,7 +59,7 @@ export async function resolveInput(platform: Platform, input: MergeInput, index:
       files.push(fileFrom(part, index))
     }
   }
-  return { adapter: await adapterFrom(files, label, index), weight }
+  return { adapter: await adapterFrom(files, label, index), weight, moduleWeights }
 }
 
 function fileFrom(part: Blob | ArrayBuffer | ArrayBufferView, index: number): FileReference {

@@ -2,7 +2,7 @@
 // and replies are derived from it.
 
 import type { ErrorData } from './error.js'
-import type { AdapterValue, PlanValue, ReportValue, TensorValue } from './generated/core-single.mjs'
+import type { AdapterValue, ModuleRankValue, ModuleWeightValue, PlanValue, ReportValue, TensorValue } from './generated/core-single.mjs'
 import type { MethodName, MethodOptions } from './generated/registry.js'
 import type { FileReference } from './source.js'
 import type { OutputReference, SinkResult } from './sink.js'
@@ -18,8 +18,12 @@ export interface AdapterReference {
 export interface Job {
   readonly adapters: readonly AdapterReference[]
   readonly weights: readonly number[]
+  readonly moduleWeights: readonly Readonly<ModuleWeightValue>[]
   readonly method: MethodName
+  /** 0: the default. With a rule other than fixed: the most, 0: no limit. */
   readonly rank: number
+  readonly rankRule: { readonly kind: string; readonly value: number }
+  readonly moduleRanks: readonly Readonly<ModuleRankValue>[]
   readonly seed: number
   readonly scale: number
   readonly dtype: string
@@ -34,6 +38,8 @@ export interface MergeOutcome {
   readonly seconds: number
   readonly threads: number
   readonly memoryBytes: number
+  /** SHA-256, in hexadecimal, of the adapters' tensor files and of the output files, if they were asked for. */
+  readonly hashes?: { readonly inputs: readonly string[]; readonly outputs: readonly string[]; readonly seconds: number }
 }
 
 /** The plan as the core gives it, without what only the worker needs. */
@@ -44,7 +50,7 @@ export type { TensorValue }
 export interface Calls {
   inspect: { in: { readonly adapter: AdapterReference }; out: AdapterData }
   plan: { in: { readonly job: Job }; out: PlanData }
-  merge: { in: { readonly job: Job; readonly output: OutputReference }; out: MergeOutcome }
+  merge: { in: { readonly job: Job; readonly output: OutputReference; readonly hashes: boolean }; out: MergeOutcome }
 }
 export type CallName = keyof Calls
 

@@ -1,7 +1,9 @@
 // What a finished merge gives: files, tensors, report.
 
-import type { Job, MergeOutcome, PlanData, TensorValue } from './protocol.js'
 import type { ReportValue } from './generated/core-single.mjs'
+import { version } from './generated/registry.js'
+import { configFileName, tensorFileName } from './input.js'
+import type { Job, MergeOutcome, PlanData, TensorValue } from './protocol.js'
 
 /** One merged tensor. Its values are read when they are asked for, so a merge costs no memory here. */
 export interface MergedTensor {
@@ -11,8 +13,30 @@ export interface MergedTensor {
   data(): Promise<Float64Array | Float32Array | Uint16Array>
 }
 
+/** How the result relates to one input. */
+export interface InputReport {
+  /** Index into the inputs. */
+  readonly adapter: number
+  /** Frobenius norm of the input's delta. */
+  readonly norm: number
+  /** Norm of the difference between result and input, over the input's norm; null where the input is zero and the result is not. */
+  readonly relativeError: number | null
+  /** Cosine of the angle between result and input; 0 where one of them is zero. */
+  readonly cosine: number
+}
+
+/** What a merged rank of LEGO was made of. */
+export interface ClusterReport {
+  /** How many ranks of each input. */
+  readonly members: readonly number[]
+  /** Norm of the centroid before reweighting (LEGO: of the joint vector; lego_delta: of the product). */
+  readonly centroidNorm: number
+  /** Whether the members cancelled, and were left as they are. */
+  readonly nearZero: boolean
+}
+
 /** How one module was merged. */
-export interface ModuleReport extends ReportValue {
+export interface ModuleReport {
   readonly module: string
   readonly kind: string
   readonly in: number
@@ -23,20 +47,74 @@ export interface ModuleReport extends ReportValue {
   readonly units: number
   /** Rank of the result. */
   readonly rank: number
+  /** Frobenius norm of the result X. */
+  readonly norm: number
+  /** Frobenius norm of the exact weighted sum D*, weights and scale as given. */
+  readonly targetNorm: number
+  /** |X - D*| / |D*|; null where D* is zero and X is not. */
+  readonly relativeError: number | null
+  /** Cosine of the angle between X and D*. */
+  readonly cosine: number
+  /** Share of D*'s energy that X keeps at the scale that suits it best. */
+  readonly retainedEnergy: number
+  /** Of what the inputs' ranks have in common, the share that opposes: 0.5 where they know nothing of each other. */
+  readonly conflict: number
+  /** Of the inputs that have the module. */
+  readonly inputs: readonly InputReport[]
+  /** Cosines between these inputs, each with each. */
+  readonly pairCosines: readonly (readonly number[])[]
+  /** |a| |b| of each merged rank. */
+  readonly mergedNorms: readonly number[]
+  /** LEGO: one for each merged rank. */
+  readonly clusters: readonly ClusterReport[]
+  /** LEGO: merged rank of each rank of the inputs, one input after the other. */
+  readonly labels: readonly number[]
+  /** LEGO: sum of weighted squared distances to the centroids. */
+  readonly inertia: number
+  readonly seconds: number
 }
 
+export interface FileReport {
+  readonly name: string
+  readonly bytes: number
+  /** In hexadecimal, where hashes were asked for. */
+  readonly sha256?: string
+}
+
+/** What was merged, how, and how good it is. As JSON: docs/report.md. */
 export interface MergeReport {
+  /** Raised when a field is removed or changes its meaning. */
+  readonly schemaVersion: 1
+  /** Of the library that merged. */
+  readonly version: string
   /** The recipe with its defaults. */
-  readonly recipe: Pick<Job, 'method' | 'rank' | 'seed' | 'scale' | 'dtype' | 'options'>
-  readonly inputs: readonly { readonly name: string; readonly weight: number }[]
+  readonly recipe: Pick<Job, 'method' | 'rank' | 'rankRule' | 'moduleRanks' | 'seed' | 'scale' | 'dtype' | 'options'>
+  readonly inputs: readonly { readonly name: string; readonly weight: number; readonly moduleWeights: Readonly<Record<string, number>>; readonly file: FileReport }[]
+  readonly outputs: readonly FileReport[]
   readonly modules: readonly ModuleReport[]
+  /** All modules together, as one long vector. */
   readonly totals: {
-    /** Frobenius norm of the difference to the exact weighted sum, over its norm, all modules together. */
-    readonly relativeError: number
+    /** |X - D*| / |D*|; null where D* is zero and X is not. */
+    readonly relativeError: number | null
+    /** Cosine of the angle between X and D*. */
+    readonly cosine: number
+    /** Share of D*'s energy that X keeps at the scale that suits it best. */
+    readonly retainedEnergy: number
+    /** Mean over the modules, by the norm of what is merged there. */
+    readonly conflict: number
+    readonly inputs: readonly InputReport[]
+    /** Cosines between the inputs, each with each; 0 where they share no module. */
+    readonly pairCosines: readonly (readonly number[])[]
+    /** Sums over the modules. */
+    readonly units: number
+    readonly rank: number
+    readonly nearZero: number
     readonly inputBytes: number
     readonly outputBytes: number
     /** Wall time from the first byte read to the last one written. */
     readonly seconds: number
+    /** Wall time that hashes took after that. */
+    readonly hashSeconds: number
     readonly threads: number
     /**
      * The core's memory and the buffers that fed it, in bytes: what `plan().peakBytes` promised. WebAssembly
@@ -71,21 +149,28 @@ function tensorOf(file: Blob, { dtype, shape, begin, end }: TensorValue): Merged
   return { dtype: known, shape, data: async () => new types[known](await file.slice(begin, end).arrayBuffer()) }
 }
 
-function reportOf(job: Job, { plan, modules, seconds, threads, memoryBytes }: MergeOutcome): MergeReport {
+function reportOf(job: Job, { plan, modules, seconds, threads, memoryBytes, hashes }: MergeOutcome): MergeReport {
   const merged = plan.modules.map((planned, i) => moduleReport(planned, modules[i] as ReportValue))
-  const sumOfSquares = (values: readonly number[]): number => values.reduce((sum, value) => sum + value * value, 0)
-  const target = sumOfSquares(merged.map(module => module.targetNorm))
-  const error = sumOfSquares(merged.map(module => (module.targetNorm > 0 ? module.relativeError * module.targetNorm : module.norm)))
-  const { method, rank, seed, scale, dtype, options } = job
+  const { method, rank, rankRule, moduleRanks, seed, scale, dtype, options } = job
+  const file = (name: string, bytes: number, sha256: string | undefined): FileReport => ({ name, bytes, ...(sha256 !== undefined && { sha256 }) })
   return {
-    recipe: { method, rank, seed, scale, dtype, options },
-    inputs: job.adapters.map(({ label }, i) => ({ name: label, weight: job.weights[i] as number })),
+    schemaVersion: 1,
+    version,
+    recipe: { method, rank, rankRule, moduleRanks, seed, scale, dtype, options },
+    inputs: job.adapters.map(({ label, tensors }, i) => ({
+      name: label,
+      weight: job.weights[i] as number,
+      moduleWeights: Object.fromEntries(job.moduleWeights.filter(({ adapter }) => adapter === i).map(({ glob, weight }) => [glob, weight])),
+      file: file(tensors.name, plan.fileSizes[i] ?? 0, hashes?.inputs[i]),
+    })),
+    outputs: [file(tensorFileName, plan.outputBytes, hashes?.outputs[0]), file(configFileName, new TextEncoder().encode(plan.config).length, hashes?.outputs[1])],
     modules: merged,
     totals: {
-      relativeError: target > 0 ? Math.sqrt(error / target) : error > 0 ? Infinity : 0,
+      ...qualityTotals(merged, job.adapters.length),
       inputBytes: plan.inputBytes,
       outputBytes: plan.outputBytes,
       seconds,
+      hashSeconds: hashes?.seconds ?? 0,
       threads,
       memoryBytes,
     },
@@ -93,6 +178,68 @@ function reportOf(job: Job, { plan, modules, seconds, threads, memoryBytes }: Me
   }
 }
 
-function moduleReport({ path, ...planned }: PlanData['modules'][number], report: ReportValue): ModuleReport {
-  return { module: path, ...planned, ...report }
+function moduleReport({ path, ...planned }: PlanData['modules'][number], { clusters, centroidNorms, nearZero, relativeError, inputs, ...report }: ReportValue): ModuleReport {
+  return {
+    module: path,
+    ...planned,
+    ...report,
+    relativeError: finite(relativeError),
+    inputs: inputs.map(input => ({ ...input, relativeError: finite(input.relativeError) })),
+    clusters: clusters.map((members, q) => ({ members, centroidNorm: centroidNorms[q] as number, nearZero: nearZero.includes(q) })),
+  }
+}
+
+/** The core says Infinity where a difference has nothing to be compared with, which JSON cannot. */
+const finite = (value: number): number | null => (Number.isFinite(value) ? value : null)
+
+/** Norm of a difference, from its share of the norm of what it was compared with. */
+export function errorNorm(relative: number | null, of: number, own: number): number {
+  return relative === null ? own : relative * of
+}
+
+/** Norms and inner products of all modules together follow from theirs: the modules are parts of one vector. */
+function qualityTotals(modules: readonly ModuleReport[], adapters: number): Pick<MergeReport['totals'], 'relativeError' | 'cosine' | 'retainedEnergy' | 'conflict' | 'inputs' | 'pairCosines' | 'units' | 'rank' | 'nearZero'> {
+  const sum = (value: (module: ModuleReport) => number): number => modules.reduce((total, module) => total + value(module), 0)
+  const ratio = (x: number, y: number): number | null => (y > 0 ? x / y : x > 0 ? null : 0)
+  const cosineOf = (inner: number, x: number, y: number): number => (x > 0 && y > 0 ? inner / Math.sqrt(x * y) : 0)
+
+  const own = sum(({ norm }) => norm ** 2)
+  const target = sum(({ targetNorm }) => targetNorm ** 2)
+  const cosine = cosineOf(sum(module => module.cosine * module.norm * module.targetNorm), own, target)
+  const input = (module: ModuleReport, i: number): InputReport | undefined => module.inputs.find(({ adapter }) => adapter === i)
+  const energies = Array.from({ length: adapters }, (_, i) => sum(module => (input(module, i)?.norm ?? 0) ** 2))
+  const inputs = energies.map((energy, adapter): InputReport => {
+    // Where it lacks the module, an input does nothing, and all of the result is a difference.
+    const error = sum(module => {
+      const found = input(module, adapter)
+      return (found ? errorNorm(found.relativeError, found.norm, module.norm) : module.norm) ** 2
+    })
+    const inner = sum(module => {
+      const found = input(module, adapter)
+      return found ? found.cosine * found.norm * module.norm : 0
+    })
+    return { adapter, norm: Math.sqrt(energy), relativeError: ratio(Math.sqrt(error), Math.sqrt(energy)), cosine: cosineOf(inner, own, energy) }
+  })
+  const pairCosines = energies.map((x, i) =>
+    energies.map((y, j) => {
+      const inner = sum(module => {
+        const a = module.inputs.findIndex(({ adapter }) => adapter === i)
+        const b = module.inputs.findIndex(({ adapter }) => adapter === j)
+        if (a < 0 || b < 0) return 0
+        return (module.pairCosines[a]?.[b] ?? 0) * (module.inputs[a]?.norm ?? 0) * (module.inputs[b]?.norm ?? 0)
+      })
+      return cosineOf(inner, x, y)
+    }),
+  )
+  return {
+    relativeError: ratio(Math.sqrt(sum(module => errorNorm(module.relativeError, module.targetNorm, module.norm) ** 2)), Math.sqrt(target)),
+    cosine,
+    retainedEnergy: cosine ** 2,
+    conflict: target > 0 ? sum(module => module.conflict * module.targetNorm ** 2) / target : 0,
+    inputs,
+    pairCosines,
+    units: sum(({ units }) => units),
+    rank: sum(module => module.rank),
+    nearZero: sum(({ clusters }) => clusters.filter(({ nearZero }) => nearZero).length),
+  }
 }

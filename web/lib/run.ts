@@ -1,8 +1,10 @@
 // One call from open files to written bytes, in the worker: the only place that drives the core.
 
 import { MergeError, type MergeErrorCode } from './error.js'
-import type { BatchValue, ErrorValue, MainModule, Session } from './generated/core-single.mjs'
+import type { BatchValue, ErrorValue, MainModule, PlanValue, Session } from './generated/core-single.mjs'
 import { methods } from './generated/registry.js'
+import { configFileName, tensorFileName } from './input.js'
+import { hashOf, HashingSink, type CreateHasher } from './hash.js'
 import type { AdapterData, AdapterReference, CancelFlag, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
 import type { OpenSink, OutputReference } from './sink.js'
@@ -18,6 +20,7 @@ export interface Tools {
   readonly settings: WorkerSettings
   readonly open: OpenSource
   readonly openSink: OpenSink
+  readonly createHasher: CreateHasher
 }
 
 /** How a running call talks to its caller. */
@@ -87,14 +90,36 @@ async function openAll(tools: Tools, session: Session, sources: ByteSource[], jo
   }
 }
 
-function makePlan(session: Session, job: Job): { plan: PlanData; batches: BatchValue[] } {
-  const known = methods.find(method => method.name === job.method)?.options ?? []
+interface CheckedPlan {
+  readonly plan: PlanData
+  readonly batches: BatchValue[]
+}
+
+function checkedPlan({ error, batches, ...plan }: PlanValue): CheckedPlan {
+  check(error)
+  return { plan, batches }
+}
+
+function makePlan(session: Session, job: Job): CheckedPlan {
+  const known = methods.flatMap(method => method.options)
   const options = Object.entries(job.options)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => ({ name: known.find(option => option.name === name)?.coreName ?? name, value: String(value) }))
-  const { error, batches, ...plan } = session.makePlan({ method: job.method, weights: [...job.weights], rank: job.rank, seed: job.seed, scale: job.scale, dtype: job.dtype, options })
-  check(error)
-  return { plan, batches }
+  return checkedPlan(
+    session.makePlan({
+      method: job.method,
+      weights: [...job.weights],
+      moduleWeights: job.moduleWeights.map(entry => ({ ...entry })),
+      rank: job.rank,
+      rankRule: job.rankRule.kind,
+      rankValue: job.rankRule.value,
+      moduleRanks: job.moduleRanks.map(entry => ({ ...entry })),
+      seed: job.seed,
+      scale: job.scale,
+      dtype: job.dtype,
+      options,
+    }),
+  )
 }
 
 export async function inspect(tools: Tools, adapter: AdapterReference): Promise<AdapterData> {
@@ -141,47 +166,70 @@ class BatchReader {
   }
 }
 
-export async function merge(tools: Tools, job: Job, output: OutputReference, listener: Listener): Promise<MergeOutcome> {
+/** Reads every batch into the core, the next one while `work` runs on the one before. Returns the bytes of the read buffers. */
+async function forEachBatch(session: Session, sources: readonly ByteSource[], batches: readonly BatchValue[], listener: Listener, work: (index: number, batch: BatchValue) => Promise<void>): Promise<number> {
+  const reader = new BatchReader(sources, batches)
+  let next = reader.start(batches[0])
+  for (const [index, batch] of batches.entries()) {
+    const ranges = await next
+    await nextTask()
+    // The next batch is on its way while this one is computed.
+    next = reader.start(batches[index + 1])
+    checkCancelled(listener)
+    const input = session.input(index)
+    check(input.error)
+    for (const [r, bytes] of ranges.entries()) input.bytes.set(bytes, batch.reads[r]?.at)
+    await work(index, batch)
+  }
+  return reader.bytes
+}
+
+/** The plan with the ranks that the weights themselves suggest, where the recipe asks for that. */
+async function withChosenRanks(session: Session, sources: readonly ByteSource[], first: CheckedPlan, listener: Listener): Promise<CheckedPlan> {
+  if (first.plan.ranksAreKnown) return first
+  await forEachBatch(session, sources, first.batches, listener, async index => {
+    check(session.survey(index))
+    listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone: 0, modules: first.plan.modules.length })
+  })
+  return checkedPlan(session.chooseRanks())
+}
+
+export async function merge(tools: Tools, job: Job, output: OutputReference, wantsHashes: boolean, listener: Listener): Promise<MergeOutcome> {
   const start = performance.now()
   return withSession(tools, tools.settings.threads, async (session, sources) => {
     const { buffer } = tools.core.wasmMemory as WebAssembly.Memory
     if (typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer) listener.flag({ buffer, address: session.cancelAddress() })
     await openAll(tools, session, sources, job, listener)
-    const { plan, batches } = makePlan(session, job)
-    const sink = await tools.openSink(output)
+    const { plan, batches } = await withChosenRanks(session, sources, makePlan(session, job), listener)
+    const plain = await tools.openSink(output)
+    const hashing = wantsHashes ? new HashingSink(plain, tools.createHasher) : undefined
+    const sink = hashing ?? plain
     try {
-      await sink.begin({ name: 'adapter_model.safetensors', size: plan.outputBytes })
+      await sink.begin({ name: tensorFileName, size: plan.outputBytes })
       await sink.write(session.outputHeader())
-      const reader = new BatchReader(sources, batches)
-      let next = reader.start(batches[0])
       let modulesDone = 0
-      for (const [index, batch] of batches.entries()) {
-        const ranges = await next
-        await nextTask()
-        // The next batch is on its way while this one is computed.
-        next = reader.start(batches[index + 1])
-        checkCancelled(listener)
-        const input = session.input(index)
-        check(input.error)
-        for (const [r, bytes] of ranges.entries()) input.bytes.set(bytes, batch.reads[r]?.at)
+      const readBytes = await forEachBatch(session, sources, batches, listener, async (index, batch) => {
         const result = session.run(index)
         check(result.error)
         await sink.write(result.bytes)
         modulesDone += batch.modules
         // 1 is kept for the moment when the result is complete.
         listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone, modules: plan.modules.length })
-      }
+      })
       const config = new TextEncoder().encode(plan.config)
-      await sink.begin({ name: 'adapter_config.json', size: config.length })
+      await sink.begin({ name: configFileName, size: config.length })
       await sink.write(config)
       checkCancelled(listener)
+      const finished = performance.now()
+      const hashes = hashing && { inputs: await hashAll(tools, sources, listener), outputs: hashing.digests, seconds: (performance.now() - finished) / 1000 }
       const outcome = {
         plan,
         modules: session.reports(),
         output: await sink.finish(),
-        seconds: (performance.now() - start) / 1000,
+        seconds: (finished - start) / 1000,
         threads: session.threads(),
-        memoryBytes: (tools.core.wasmMemory as WebAssembly.Memory).buffer.byteLength + reader.bytes,
+        memoryBytes: (tools.core.wasmMemory as WebAssembly.Memory).buffer.byteLength + readBytes,
+        ...(hashes && { hashes }),
       }
       listener.progress({ fraction: 1, modulesDone: plan.modules.length, modules: plan.modules.length })
       return outcome
@@ -190,6 +238,19 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, lis
       throw error
     }
   })
+}
+
+async function hashAll(tools: Tools, sources: readonly ByteSource[], listener: Listener): Promise<string[]> {
+  const digests: string[] = []
+  for (const source of sources) {
+    digests.push(
+      await hashOf(source, tools.createHasher, async () => {
+        await nextTask()
+        checkCancelled(listener)
+      }),
+    )
+  }
+  return digests
 }
 
 /** Lets messages in that have arrived, a cancel among them; promises alone would go on before them. */

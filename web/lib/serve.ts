@@ -81,7 +81,7 @@ async function dispatch(tools: Tools, request: Exclude<Request, { cancel: number
     case 'plan':
       return plan(tools, request.args.job, listener)
     case 'merge':
-      return merge(tools, request.args.job, request.args.output, listener)
+      return merge(tools, request.args.job, request.args.output, request.args.hashes, listener)
   }
 }
 

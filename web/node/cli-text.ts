@@ -1,5 +1,6 @@
 // The command line's results as text for people.
 
+import { errorNorm } from '../lib/result.js'
 import type { Inspection, MergePlan, MergeReport, MethodInfo } from './index.js'
 
 /** 1234567 -> "1.23 MB" */
@@ -24,12 +25,18 @@ function tally(values: readonly (number | string)[]): string {
   return shown.join(', ') + (common.length > shown.length ? `, and ${common.length - shown.length} more` : '')
 }
 
+/** "8", or "2 to 9" */
+function range(values: readonly number[]): string {
+  const [least, most] = [Math.min(...values), Math.max(...values)]
+  return least === most ? String(least) : `${least} to ${most}`
+}
+
 function lines(entries: readonly (readonly [string, string])[]): string {
   const width = Math.max(...entries.map(([name]) => name.length))
   return entries.map(([name, value]) => `  ${name.padEnd(width)}  ${value}\n`).join('')
 }
 
-const percent = (share: number): string => `${(100 * share).toFixed(1)} %`
+const percent = (share: number | null): string => (share === null ? '-' : `${(100 * share).toFixed(1)} %`)
 
 function bullets(title: string, items: readonly string[]): string {
   return items.length === 0 ? '' : `  ${title}\n${items.map(item => `    - ${item}\n`).join('')}`
@@ -60,34 +67,74 @@ export function planText(plan: MergePlan): string {
   return (
     `${plan.method}, ${modules.length} modules\n` +
     lines([
-      ['rank', `${tally(modules.map(module => module.rank))}, from ${tally(modules.map(module => module.units))} units`],
+      ['rank', `${plan.ranksAreKnown ? '' : 'chosen from the weights, at most '}${tally(modules.map(module => module.rank))}, from ${tally(modules.map(module => module.units))} units`],
       ['dtype', plan.dtype],
       ['reads', bytesText(plan.inputBytes)],
-      ['writes', bytesText(plan.outputBytes)],
+      ['writes', `${plan.ranksAreKnown ? '' : 'at most '}${bytesText(plan.outputBytes)}`],
       ['memory', `${bytesText(plan.peakBytes)} beside Node itself`],
     ]) +
     bullets('note', plan.notices)
   )
 }
 
+/** Columns of text, the first one left, the others right aligned. */
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = head.map((_, column) => Math.max(...[head, ...rows].map(row => row[column]?.length ?? 0)))
+  const line = (row: readonly string[]): string => `  ${row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0))).join('  ')}`.trimEnd() + '\n'
+  return [head, ...rows].map(line).join('')
+}
+
+/** Modules by their last name, such as q_proj: what differs most in practice is the kind of layer. */
+function moduleTable(modules: MergeReport['modules']): string {
+  const kinds = new Map<string, MergeReport['modules'][number][]>()
+  for (const module of modules) {
+    const name = module.module.slice(module.module.lastIndexOf('.') + 1)
+    kinds.set(name, [...(kinds.get(name) ?? []), module])
+  }
+  const norm = (values: readonly number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
+  const rows = [...kinds].map(([name, of]) => {
+    const target = norm(of.map(module => module.targetNorm))
+    const error = norm(of.map(module => errorNorm(module.relativeError, module.targetNorm, module.norm)))
+    const mean = (value: (module: (typeof of)[number]) => number): number => of.reduce((sum, module) => sum + value(module), 0) / of.length
+    return [name, String(of.length), `${range(of.map(module => module.units))} -> ${range(of.map(module => module.rank))}`, percent(target > 0 ? error / target : null), percent(mean(module => module.retainedEnergy)), percent(mean(module => module.conflict))]
+  })
+  return table(['modules', 'number', 'ranks', 'difference', 'energy kept', 'conflict'], rows)
+}
+
 export function mergeText(output: string, report: MergeReport): string {
   const { totals, modules } = report
-  const nearZero = modules.filter(module => module.nearZero.length > 0)
   const notices = [...report.notices]
-  if (nearZero.length > 0) notices.push(`in ${nearZero.length} modules units cancelled (the report lists them as nearZero); gauge balanced avoids this`)
+  if (totals.nearZero > 0) notices.push(`the members of ${totals.nearZero} clusters cancelled (nearZero in the report); gauge balanced avoids this`)
+  const speed = `${totals.seconds.toFixed(2)} s, ${bytesText(totals.inputBytes / totals.seconds)} a second with ${totals.threads} thread${totals.threads === 1 ? '' : 's'}`
   return (
     `${output}\n` +
     lines([
-      ['merged', report.inputs.map(({ name, weight }) => `${weight} x ${name}`).join(' + ')],
       ['method', report.recipe.method],
       ['modules', String(modules.length)],
       ['rank', tally(modules.map(module => module.rank))],
       ['difference', `${percent(totals.relativeError)} of the exact weighted sum`],
       ['size', bytesText(totals.outputBytes)],
-      ['time', `${totals.seconds.toFixed(2)} s, ${bytesText(totals.inputBytes / totals.seconds)} a second with ${totals.threads} thread${totals.threads === 1 ? '' : 's'}`],
+      ['time', speed],
     ]) +
+    '\n' +
+    table(
+      ['inputs', 'weight', 'norm', 'cosine', 'difference'],
+      report.inputs.map(({ name, weight }, i) => {
+        const found = totals.inputs[i]
+        return [name, String(weight), (found?.norm ?? 0).toPrecision(3), (found?.cosine ?? 0).toFixed(3), percent(found?.relativeError ?? null)]
+      }),
+    ) +
+    '\n' +
+    moduleTable(modules) +
     bullets('note', notices)
   )
+}
+
+const familyText: Record<MethodInfo['family'], string> = {
+  'exact sum': 'weights as they are',
+  consensus: 'weights as they are, what adapters share counts once',
+  mean: 'weights are relative',
+  factors: "weights as PEFT's",
 }
 
 export function methodsText(methods: readonly MethodInfo[]): string {
@@ -97,7 +144,8 @@ export function methodsText(methods: readonly MethodInfo[]): string {
         `--${option.coreName.replaceAll('_', '-')}`,
         `${option.type === 'choice' ? option.choices.join(' | ') : `${option.minimum} to ${option.maximum}`}, default ${option.default}: ${option.sentence}`,
       ] as const)
-      return `${method.name} (${method.family})\n  ${method.sentence}\n  ${method.source}\n${options.length > 0 ? lines(options) : ''}`
+      const names = [method.name, ...method.aliases].join(', ')
+      return `${names} (${familyText[method.family]})\n  ${method.sentence}\n  ${method.source}\n${options.length > 0 ? lines(options) : ''}`
     })
     .join('\n')
 }

@@ -15,8 +15,8 @@ export const plan = api.plan
 export const merge = api.merge
 
 export { methods, version } from '../lib/api.js'
-export type { Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, Recipe } from '../lib/api.js'
+export type { Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, RankRule, Recipe } from '../lib/api.js'
 export { errorCodes, MergeError } from '../lib/error.js'
 export type { MergeErrorCode } from '../lib/error.js'
 export type { AdapterSource, MergeInput, Source, WeightedInput } from '../lib/input.js'
-export type { MergedTensor, MergeReport, MergeResult, ModuleReport } from '../lib/result.js'
+export type { MergedTensor, InputReport, MergeReport, MergeResult, ModuleReport } from '../lib/result.js'

@@ -1,5 +1,6 @@
 // What the two worker scripts of Node share.
 
+import { createHash } from 'node:crypto'
 import { parentPort, workerData } from 'node:worker_threads'
 import type { WorkerSettings } from '../lib/platform.js'
 import type { Request } from '../lib/protocol.js'
@@ -14,6 +15,10 @@ export function serveNode(start: (threads: number) => ReturnType<WorkerParts['st
     settings,
     start: () => start(settings.threads),
     open: openFile,
+    createHasher: () => {
+      const hash = createHash('sha256')
+      return { update: bytes => void hash.update(bytes), digest: () => hash.digest('hex') }
+    },
     openSink: openOutput,
     port: {
       post: reply => port.postMessage(reply),
