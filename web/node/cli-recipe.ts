@@ -151,7 +151,7 @@ export function recipeOf(flags: RecipeFlags): Recipe {
 /** The adapters of a command with their weights. */
 export function inputsOf(paths: readonly string[], { weights, weight: rules = [] }: Pick<RecipeFlags, 'weights' | 'weight'>): WeightedInput[] {
   if (weights && weights.length !== paths.length) throw usageError('weights', `${weights.length} weights were given for ${paths.length} adapters`)
-  const inputs = paths.map((source, i) => ({ source, weight: weights?.[i] ?? 1, moduleWeights: {} }))
+  const inputs = paths.map((source, i): { source: string; weight: number; moduleWeights: Record<string, number> } => ({ source, weight: weights?.[i] ?? 1, moduleWeights: {} }))
   for (const { text, adapter, glob, weight } of rules) {
     const matches = inputs.filter(({ source }, i) => adapter === String(i + 1) || adapter === source || adapter === basename(resolve(source)))
     if (matches.length !== 1) throw usageError('weight', `--weight ${text}: ${matches.length === 0 ? 'no adapter is called' : 'more than one adapter is called'} '${adapter}'`)
