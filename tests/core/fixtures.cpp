@@ -105,6 +105,23 @@ Status addTo(Session& session, const TestAdapter& adapter) {
       adapter.config.empty() ? std::nullopt : std::optional<std::string_view>(adapter.config));
 }
 
+namespace {
+
+/// Reads every batch into the session and calls `work` with its number.
+Status forEachBatch(Session& session, const std::vector<TestAdapter>& adapters,
+                    const std::function<Status(size_t)>& work) {
+  for (size_t i = 0; i < session.plan().batches.size(); ++i) {
+    auto input = session.input(i);
+    if (!input) return input.error();
+    for (const ReadRange& read : session.plan().batches[i].reads)
+      std::memcpy(input->data() + read.at, adapters[read.adapter].file.data() + read.offset, read.length);
+    if (Status done = work(i); !done) return done;
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads,
                         const Kernels& kernels) {
   Session session(threads, kernels);
@@ -112,22 +129,23 @@ Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& 
     if (Status added = addTo(session, adapter); !added) return added.error();
   }
   if (Status planned = session.makePlan(recipe); !planned) return planned.error();
-  const Plan& plan = session.plan();
+  if (!session.plan().ranksAreKnown) {
+    Status surveyed = forEachBatch(session, adapters, [&](size_t i) { return session.survey(i); });
+    if (!surveyed) return surveyed.error();
+    if (Status chosen = session.chooseRanks(); !chosen) return chosen.error();
+  }
   Merged merged;
-  merged.file.resize(plan.outputBytes);
-  std::memcpy(merged.file.data(), plan.header.data(), plan.header.size());
-  for (size_t i = 0; i < plan.batches.size(); ++i) {
-    const PlannedBatch& batch = plan.batches[i];
-    auto input = session.input(i);
-    if (!input) return input.error();
-    for (const ReadRange& read : batch.reads)
-      std::memcpy(input->data() + read.at, adapters[read.adapter].file.data() + read.offset, read.length);
+  merged.plan = session.plan();
+  merged.file.resize(merged.plan.outputBytes);
+  std::memcpy(merged.file.data(), merged.plan.header.data(), merged.plan.header.size());
+  Status done = forEachBatch(session, adapters, [&](size_t i) -> Status {
     const auto output = session.run(i);
     if (!output) return output.error();
-    std::memcpy(merged.file.data() + batch.outputBegin, output->data(), output->size());
-  }
+    std::memcpy(merged.file.data() + merged.plan.batches[i].outputBegin, output->data(), output->size());
+    return {};
+  });
+  if (!done) return done.error();
   merged.reports.assign(session.reports().begin(), session.reports().end());
-  merged.plan = plan;
   return merged;
 }
 

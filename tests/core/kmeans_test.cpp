@@ -189,5 +189,54 @@ TEST(Search, StopsWhenCancelled) {
   EXPECT_EQ(std::set<uint32_t>(found.label.begin(), found.label.end()).size(), 20u);
 }
 
+/// What Ward's agglomeration explains, against merging the cheapest pair by hand.
+TEST(Ward, GainsAreThoseOfTheCheapestMerges) {
+  Random random(77);
+  for (const bool weighted : {false, true}) {
+    const Cloud cloud(random, 12, 4, weighted);
+    const auto gains = wardGains(cloud.view());
+    ASSERT_EQ(gains.size(), 12u);
+    std::vector<std::vector<double>> centroid = cloud.points;
+    std::vector<double> weight = cloud.weights, costs;
+    while (centroid.size() > 1) {
+      size_t p = 0, q = 1;
+      double least = INFINITY;
+      for (size_t i = 0; i < centroid.size(); ++i) {
+        for (size_t j = i + 1; j < centroid.size(); ++j) {
+          double distance = 0;
+          for (size_t d = 0; d < 4; ++d) distance += std::pow(centroid[i][d] - centroid[j][d], 2);
+          const double cost = distance * weight[i] * weight[j] / (weight[i] + weight[j]);
+          if (cost < least) least = cost, p = i, q = j;
+        }
+      }
+      costs.push_back(least);
+      for (size_t d = 0; d < 4; ++d)
+        centroid[p][d] = (weight[p] * centroid[p][d] + weight[q] * centroid[q][d]) / (weight[p] + weight[q]);
+      weight[p] += weight[q];
+      centroid.erase(centroid.begin() + static_cast<std::ptrdiff_t>(q));
+      weight.erase(weight.begin() + static_cast<std::ptrdiff_t>(q));
+    }
+    double total = 0, mean = 0;
+    for (size_t u = 0; u < 12; ++u) total += cloud.weights[u] * cloud.gram(u, u);
+    for (const double x : centroid[0]) mean += weight[0] * x * x;
+    EXPECT_NEAR(gains[0], mean, 1e-12);
+    for (size_t i = 1; i < 12; ++i) EXPECT_NEAR(gains[i], costs[11 - i], 1e-12) << i;
+    EXPECT_NEAR(std::accumulate(gains.begin(), gains.end(), 0.0), total, 1e-12);
+  }
+}
+
+TEST(Ward, CopiesAddNothing) {
+  Random random(78);
+  Cloud cloud(random, 10, 6, false);
+  for (size_t u = 5; u < 10; ++u) {
+    cloud.points[u] = cloud.points[u - 5];
+    for (double& x : cloud.points[u]) x = -x;
+  }
+  cloud.computeGram();
+  const auto gains = wardGains(cloud.view(true));
+  for (size_t q = 0; q < 10; ++q) EXPECT_EQ(gains[q] > 1e-12, q < 5) << q;
+  EXPECT_TRUE(wardGains(Points{Matrix(), {}, false}).empty());
+}
+
 }  // namespace
 }  // namespace lego

@@ -6,12 +6,18 @@
 #include <vector>
 
 #include "base/random.h"
+#include "core/fixtures.h"
 #include "linalg/assemble.h"
 #include "linalg/factorise.h"
 #include "linalg/gram.h"
+#include "linalg/multiply.h"
+#include "linalg/panel_svd.h"
 
 namespace lego {
 namespace {
+
+using testing::expectCode;
+using testing::must;
 
 std::vector<float> randomFloats(Random& random, size_t count) {
   std::vector<float> values(count);
@@ -181,7 +187,159 @@ TEST(Factorise, EigenvectorsAreOrthonormalAndDiagonalise) {
   EXPECT_GT(eigen->values[10], 1e-3);
 }
 
-TEST(Factorise, EmptyMatrix) { EXPECT_TRUE(symmetricEigen(Matrix())); }
+TEST(Factorise, EmptyMatrix) {
+  EXPECT_TRUE(symmetricEigen(Matrix()));
+  EXPECT_EQ(triangularRoot(Matrix()).size(), 0u);
+  EXPECT_EQ(must(principalRoot(Matrix())).size(), 0u);
+  EXPECT_TRUE(must(truncatedSvd(Matrix(3, 0), 2, 0)).values.empty());
+}
+
+TEST(Multiply, EqualsReferenceForEveryShape) {
+  Random random(8);
+  for (size_t rows : {0, 1, 2, 3, 4, 5}) {
+    for (size_t inner : {0, 1, 2, 3, 9}) {
+      for (size_t columns = 0; columns <= 19; ++columns) {
+        const Matrix left = randomMatrix(random, rows, inner), right = randomMatrix(random, inner, columns);
+        const Matrix fast = multiply(left, right), reference = multiplyRef(left, right);
+        for (size_t i = 0; i < rows; ++i) {
+          for (size_t j = 0; j < columns; ++j) ASSERT_EQ(fast(i, j), reference(i, j));
+        }
+      }
+    }
+  }
+}
+
+TEST(Multiply, FormsAgree) {
+  Random random(9);
+  const Matrix left = randomMatrix(random, 7, 5), middle = randomMatrix(random, 5, 5),
+               right = randomMatrix(random, 6, 5);
+  const Matrix expected = multiplyRef(multiplyRef(left, middle), transposed(right));
+  const Matrix found = sandwich(left, middle, right), gram = gramOfColumns(left);
+  for (size_t i = 0; i < 7; ++i) {
+    for (size_t j = 0; j < 6; ++j) EXPECT_EQ(found(i, j), expected(i, j));
+  }
+  for (size_t i = 0; i < 5; ++i) {
+    for (size_t j = 0; j < 5; ++j) EXPECT_EQ(gram(i, j), gram(j, i));
+  }
+}
+
+/// Both kinds of root: coordinates that give the Gram matrix back, and a basis that is orthonormal.
+TEST(Factorise, RootsOfGramMatrices) {
+  Random random(10);
+  for (const size_t dimension : {3, 8, 30}) {
+    const size_t units = 12, rank = std::min<size_t>(dimension, units);
+    const Matrix points = randomMatrix(random, units, dimension);
+    const Matrix gram = multiplyTransposed(points, points);
+    for (const GramRoot& root : {must(principalRoot(gram)), triangularRoot(gram)}) {
+      ASSERT_EQ(root.size(), rank) << dimension;
+      const Matrix back = gramOfColumns(root.root), basis = multiply(root.inverse, points),
+                   inner = multiplyTransposed(basis, basis);
+      for (size_t u = 0; u < units; ++u) {
+        for (size_t v = 0; v < units; ++v) EXPECT_NEAR(back(u, v), gram(u, v), 1e-13);
+      }
+      for (size_t d = 0; d < rank; ++d) {
+        for (size_t e = 0; e < rank; ++e) EXPECT_NEAR(inner(d, e), d == e ? 1 : 0, 1e-9);
+      }
+      const double largest = std::sqrt(must(symmetricEigen(gram)).values.back());
+      EXPECT_GE(root.largest, largest * (1 - 1e-12));
+      EXPECT_LE(root.largest, largest * std::sqrt(12.0));
+    }
+  }
+  // Principal directions come heaviest first.
+  const GramRoot root = must(principalRoot(gramOfColumns(randomMatrix(random, 6, 9))));
+  for (size_t d = 1; d < root.size(); ++d) {
+    double before = 0, here = 0;
+    for (size_t u = 0; u < 9; ++u)
+      before += std::pow(root.root(d - 1, u), 2), here += std::pow(root.root(d, u), 2);
+    EXPECT_GE(before, here);
+  }
+}
+
+void expectTriples(const Matrix& matrix, const Singular& found, double tolerance) {
+  for (size_t q = 0; q < found.values.size(); ++q) {
+    EXPECT_LE(found.values[q], found.values[q > 0 ? q - 1 : 0] * (1 + 1e-9));
+    for (size_t p = 0; p <= q; ++p) {
+      double left = 0, right = 0;
+      for (size_t i = 0; i < matrix.rows(); ++i) left += found.left(q, i) * found.left(p, i);
+      for (size_t j = 0; j < matrix.columns(); ++j) right += found.right(q, j) * found.right(p, j);
+      EXPECT_NEAR(left, p == q, tolerance);
+      EXPECT_NEAR(right, p == q, tolerance);
+    }
+    // M v = s u
+    for (size_t i = 0; i < matrix.rows(); ++i) {
+      double image = 0;
+      for (size_t j = 0; j < matrix.columns(); ++j) image += matrix(i, j) * found.right(q, j);
+      EXPECT_NEAR(image, found.values[q] * found.left(q, i), tolerance);
+    }
+  }
+}
+
+TEST(Factorise, SingularTriples) {
+  Random random(11);
+  for (const auto& [rows, columns] : {std::pair{9, 14}, {14, 9}, {10, 10}, {1, 5}}) {
+    const Matrix matrix = randomMatrix(random, static_cast<size_t>(rows), static_cast<size_t>(columns));
+    const Singular all = must(truncatedSvd(matrix, 100, 0));
+    EXPECT_EQ(all.values.size(), static_cast<size_t>(std::min(rows, columns)));
+    expectTriples(matrix, all, 1e-7);
+    const Singular some = must(truncatedSvd(matrix, 3, 0));
+    for (size_t q = 0; q < some.values.size(); ++q) EXPECT_EQ(some.values[q], all.values[q]);
+    EXPECT_TRUE(must(truncatedSvd(matrix, 3, 100)).values.empty());
+  }
+}
+
+/// A matrix that is handed out a few rows at a time.
+RowPanels panelsOf(const Matrix& matrix, size_t height) {
+  return {matrix.rows(), matrix.columns(), [&matrix, height](const auto& use) -> Status {
+            for (size_t first = 0; first < matrix.rows(); first += height) {
+              Matrix panel(std::min(height, matrix.rows() - first), matrix.columns());
+              std::copy_n(matrix.row(first).data(), panel.rows() * panel.columns(), panel.data());
+              use(first, panel);
+            }
+            return {};
+          }};
+}
+
+TEST(PanelSvd, IsExactInSmallMatricesAndNearlySoInLargeOnes) {
+  Random random(12);
+  const Context context;
+  for (const auto& [rows, columns, rank] :
+       {std::tuple{30, 20, 5}, {20, 30, 5}, {60, 200, 10}, {300, 260, 8}}) {
+    const Matrix matrix = randomMatrix(random, static_cast<size_t>(rows), static_cast<size_t>(columns));
+    const Singular exact = must(truncatedSvd(matrix, static_cast<size_t>(rank), 0));
+    const Singular found = must(panelSvd(panelsOf(matrix, 7), static_cast<size_t>(rank), 0, 1, context));
+    ASSERT_EQ(found.values.size(), static_cast<size_t>(rank));
+    double energy = 0, best = 0;
+    for (size_t q = 0; q < found.values.size(); ++q)
+      energy += found.values[q] * found.values[q], best += exact.values[q] * exact.values[q];
+    // Noise has the flattest spectrum there is, and so the slowest convergence.
+    EXPECT_NEAR(energy / best, 1, rows < 100 ? 1e-9 : 1e-3) << rows << " x " << columns;
+    EXPECT_LE(energy, best * (1 + 1e-9));
+  }
+  // A spectrum that falls, as those of trained adapters do.
+  Matrix falling(150, 120);
+  const Matrix left = randomMatrix(random, 150, 40), right = randomMatrix(random, 40, 120);
+  for (size_t i = 0; i < 150; ++i) {
+    for (size_t j = 0; j < 120; ++j) {
+      for (size_t d = 0; d < 40; ++d)
+        falling(i, j) += std::pow(0.8, static_cast<double>(d)) * left(i, d) * right(d, j);
+    }
+  }
+  const Singular exact = must(truncatedSvd(falling, 8, 0)),
+                 found = must(panelSvd(panelsOf(falling, 16), 8, 0, 1, context));
+  for (size_t q = 0; q < 8; ++q) EXPECT_NEAR(found.values[q] / exact.values[q], 1, 1e-8);
+}
+
+TEST(PanelSvd, CanBeCancelledAndHandsErrorsOn) {
+  Random random(13);
+  const Matrix matrix = randomMatrix(random, 30, 20);
+  Context cancelled;
+  cancelled.cancel();
+  expectCode(panelSvd(panelsOf(matrix, 5), 3, 0, 1, cancelled), Code::cancelled);
+  const RowPanels broken{30, 20, [](const auto&) -> Status {
+                           return Error{Code::outOfMemory, {}, {}, {}, {}};
+                         }};
+  expectCode(panelSvd(broken, 3, 0, 1, Context()), Code::outOfMemory);
+}
 
 }  // namespace
 }  // namespace lego
