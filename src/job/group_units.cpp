@@ -153,7 +153,8 @@ Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
                                std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                                Workspace& workspace, const Kernels& kernels) {
   const bool canonical = plan.options.has("canonical") && plan.options.isOn("canonical");
-  const GramPrecision precision = plan.method->precision;
+  const bool single = plan.method->precision == MethodPrecision::Single;
+  const GramPrecision precisionA = single ? GramPrecision::Single : GramPrecision::Double;
   const size_t in = static_cast<size_t>(plan.modules[group[0]].in), strideA = unitStride(in);
   std::vector<std::vector<SourceUnits>> units(group.size());
   std::vector<float*> unitsB;
@@ -192,7 +193,7 @@ Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
   GroupUnits result;
   const auto order = adapterOrder(plan, group, units);
   const auto count = static_cast<size_t>(nextA - workspace.unitsA.data()) / strideA;
-  const auto gramA = kernels.gram(workspace.unitsA.data(), count, in, strideA, precision);
+  const auto gramA = kernels.gram(workspace.unitsA.data(), count, in, strideA, precisionA);
   if (!gramA) return gramA.error();
   size_t base = 0;
   for (size_t g = 0; g < group.size(); ++g) {
@@ -205,9 +206,10 @@ Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
     own.rows.assemble = kernels.assemble;
     own.mergedA = nextA;
     own.mergedB = unitsB[g] + module.units * own.rows.strideB;
-    const auto gramB = kernels.gram(unitsB[g], module.units, own.pool.out, own.rows.strideB, precision);
-    if (!gramB) return gramB.error();
-    own.pool.gramB = foldedGram(*gramB, own.rows.row, own.rows.foldB);
+    const bool doubleB = plan.method->precision == MethodPrecision::Double;
+    if (Status done = computeGramB(own, kernels, doubleB ? GramPrecision::Double : GramPrecision::Single);
+        !done)
+      return done.error();
     std::vector<uint32_t> rowsA(own.rows.row);
     for (uint32_t& row : rowsA) row += static_cast<uint32_t>(base);
     own.pool.gramA = foldedGram(*gramA, rowsA, own.rows.foldA);
@@ -216,6 +218,14 @@ Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
   }
   if (group.size() > 1) shareInputs(result, *gramA);
   return result;
+}
+
+Status computeGramB(ModuleUnits& units, const Kernels& kernels, GramPrecision precision) {
+  const auto gram =
+      kernels.gram(units.rows.b, units.pool.size(), units.pool.out, units.rows.strideB, precision);
+  if (!gram) return gram.error();
+  units.pool.gramB = foldedGram(*gram, units.rows.row, units.rows.foldB);
+  return {};
 }
 
 void assembleRows(decltype(&assemble) kernel, const float* units, size_t stride, size_t length,

@@ -49,6 +49,9 @@ Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
                                std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                                Workspace& workspace, const Kernels& kernels);
 
+/// Sets the pool's Gram matrix of B's units. Errors: out_of_memory.
+Status computeGramB(ModuleUnits& units, const Kernels& kernels, GramPrecision precision);
+
 /// Rows of `target` as sums of units: coefficients (rows x n) on units whose rows in `units` are `row`, each
 /// multiplied by `fold`.
 void assembleRows(decltype(&assemble) kernel, const float* units, size_t stride, size_t length,

@@ -124,9 +124,17 @@ Result<Outcome> mergeEntries(const Plan& plan, const ModuleUnits& units, EntryMe
     for (size_t c = 0; c < units.pool.in; ++c) a[c] = static_cast<float>(half * a[c]);
     for (size_t o = 0; o < units.pool.out; ++o) b[o] = static_cast<float>(std::copysign(half, scale) * b[o]);
   }
-  auto grams = gramsOfRows(kernels, units, request.rank, plan.method->precision);
+  const bool single = plan.method->precision == MethodPrecision::Single;
+  auto grams =
+      gramsOfRows(kernels, units, request.rank, single ? GramPrecision::Single : GramPrecision::Double);
   if (!grams) return grams.error();
   return Outcome{std::vector<float>(request.rank, 1.0f), std::move(*grams), {}, {}, {}};
+}
+
+/// Whether so little of the sum is left out that the rounding of binary32 Gram matrices would show in it.
+bool keepsNearlyAll(const ModuleUnits& units, const Outcome& outcome, double scale) {
+  constexpr double kNothing = 1e-4;
+  return measure(units.pool, outcome.grams, scale).retainedEnergy() > 1 - kNothing;
 }
 
 /// The report in the users' numbering.
@@ -183,19 +191,27 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, std::span<const size
   const Error cancelled{Code::cancelled, {}, {}, {}, {}};
   if (context.cancelled()) return cancelled;
   auto begin = std::chrono::steady_clock::now();
-  const auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels);
+  auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels);
   if (!unpacked) return unpacked.error();
   std::vector<ModuleReport> reports;
   for (size_t g = 0; g < group.size(); ++g) {
     if (context.cancelled()) return cancelled;
     const PlannedModule& module = plan.modules[group[g]];
-    const ModuleUnits& units = unpacked->modules[g];
+    ModuleUnits& units = unpacked->modules[g];
     const std::vector<uint32_t> start = startInPool(plan.recipe, units);
     const MethodRequest request{module.rank, module.seed, start, plan.options};
     const auto* entries = std::get_if<EntryMethod>(&plan.method->run);
-    auto outcome = entries ? mergeEntries(plan, units, *entries, request, kernels, context)
-                           : mergeCoefficients(plan, *unpacked, units, workspace.unitsA.data(), request,
-                                               kernels, context);
+    const auto merge = [&] {
+      return entries ? mergeEntries(plan, units, *entries, request, kernels, context)
+                     : mergeCoefficients(plan, *unpacked, units, workspace.unitsA.data(), request, kernels,
+                                         context);
+    };
+    auto outcome = merge();
+    if (outcome && plan.method->precision == MethodPrecision::Mixed &&
+        keepsNearlyAll(units, *outcome, plan.recipe.scale)) {
+      if (Status done = computeGramB(units, kernels, GramPrecision::Double); !done) return done.error();
+      outcome = merge();
+    }
     if (!outcome) return outcome.error();
     const uint32_t magnitudeA = kernels.packRows(plan.dtype, units.mergedA, units.rows.strideA, module.rank,
                                                  units.pool.in, outcome->factors, outputs[g].a.data());

@@ -28,6 +28,15 @@ enum class RankKind : uint8_t {
   Equal,      ///< that of every adapter; they must be equal
 };
 
+/// How Gram matrices are computed (linalg/gram.h) for a method.
+enum class MethodPrecision : uint8_t {
+  Single,
+  Double,
+  /// A's in binary64. B's in binary32 first: its rounding only decides which directions are kept, and shows
+  /// where less than 1e-4 of the energy is left out; then everything is done again with B's in binary64.
+  Mixed,
+};
+
 struct MethodInfo {
   const char* name;
   std::span<const char* const> aliases = {};  ///< other names under which people know it
@@ -38,7 +47,7 @@ struct MethodInfo {
   bool takesNegativeWeights = true;
   size_t mostAdapters = SIZE_MAX;
   bool reshapes = false;  ///< an adapter alone does not come back, by design
-  GramPrecision precision = GramPrecision::Double;
+  MethodPrecision precision = MethodPrecision::Double;
   std::span<const OptionInfo> options = {};
   std::variant<UnitMethod, CoreMethod, EntryMethod> run;
   RankEnergies energies = nullptr;  ///< of unit methods that can choose a rank; core methods all can

@@ -14,7 +14,9 @@
 #include "job/session.h"
 #include "linalg/assemble.h"
 #include "linalg/gram.h"
-#include "merge/kmeans.h"
+#include "merge/lego.h"
+#include "merge/registry.h"
+#include "merge/report.h"
 #include "tensor/convert.h"
 #include "tensor/unpack.h"
 
@@ -40,13 +42,21 @@ double bestTime(Work work) {
 
 /// `amount` of `unit` per call, fast and by the reference.
 template <typename Fast, typename Reference>
-void compare(const std::string& name, const std::string& shape, double amount, const std::string& unit,
-             Fast fast, Reference reference) {
+double compare(const std::string& name, const std::string& shape, double amount, const std::string& unit,
+               Fast fast, Reference reference) {
   const double fastTime = bestTime(fast), referenceTime = bestTime(reference);
   std::printf(
       "{\"name\":\"%s\",\"shape\":\"%s\",\"unit\":\"%s\",\"fast\":%.4g,\"reference\":%.4g,\"ratio\":%.3g}\n",
       name.c_str(), shape.c_str(), unit.c_str(), amount / fastTime / 1e9, amount / referenceTime / 1e9,
       referenceTime / fastTime);
+  std::fflush(stdout);
+  return fastTime;
+}
+
+/// One time beside another that it is a part of, or to be held against.
+void relate(const std::string& name, const std::string& shape, double time, double other) {
+  std::printf("{\"name\":\"%s\",\"shape\":\"%s\",\"unit\":\"ms\",\"fast\":%.4g,\"share\":%.4g}\n",
+              name.c_str(), shape.c_str(), time * 1e3, time / other);
   std::fflush(stdout);
 }
 
@@ -120,7 +130,7 @@ void benchAssemble(size_t length, bool dense) {
 }
 
 /// A batch of one module through a session, beside the same through the reference kernels.
-void benchModule(const std::string& method, size_t in, size_t out) {
+double benchModule(const std::string& method, size_t in, size_t out) {
   std::vector<std::vector<std::byte>> files;
   for (size_t i = 0; i < kUnits / kRank; ++i) {
     Header header;
@@ -154,23 +164,32 @@ void benchModule(const std::string& method, size_t in, size_t out) {
   Session fast(1), reference(1, kReferenceKernels);
   prepare(fast);
   prepare(reference);
-  compare(
+  return compare(
       "module, " + method, "7 x rank 16, " + std::to_string(out) + " x " + std::to_string(in) + ", BF16",
       static_cast<double>(fast.plan().inputBytes), "GB/s", [&] { (void)fast.run(0); },
       [&] { (void)reference.run(0); });
 }
 
-/// Share of a module's time that clustering takes, with default settings.
-void benchClustering(size_t length) {
+/// What a LEGO merge spends on clustering and on its report: both should be a small share of the module.
+void benchShares(size_t length, double module) {
   const auto rows = randomFloats(kUnits * length);
-  const auto g = gram(rows.data(), kUnits, length, length, GramPrecision::Single);
-  const std::vector<double> weights(kUnits, 1.0);
+  const std::string shape = std::to_string(kUnits) + " units into " + std::to_string(kRank);
+  UnitPool pool;
+  pool.gramA = std::move(*gram(rows.data(), kUnits, length / 2, length, GramPrecision::Single));
+  pool.gramB = std::move(*gram(rows.data() + length / 2, kUnits, length / 2, length, GramPrecision::Single));
+  for (uint32_t u = 0; u < kUnits; ++u) pool.owner.push_back(u / kRank);
+  pool.weights.assign(kUnits / kRank, 1.0);
+  pool.ranks.assign(kUnits / kRank, kRank);
+  pool.maxA.assign(kUnits, 1.0);
+  pool.maxB.assign(kUnits, 1.0);
+  const auto info = findMethod("lego");
+  const Options options = *Options::read("lego", info->options, {});
+  const MethodRequest request{kRank, 0, {}, options};
   const Context context;
-  const double time = bestTime([&] { (void)cluster({*g, weights, false}, kRank, {}, context); });
-  std::printf(
-      "{\"name\":\"clustering, default search\",\"shape\":\"%zu units into "
-      "%zu\",\"unit\":\"ms\",\"fast\":%.4g}\n",
-      kUnits, kRank, time * 1e3);
+  auto merged = mergeLego(pool, request, context);
+  relate("clustering, default search", shape, bestTime([&] { (void)mergeLego(pool, request, context); }),
+         module);
+  relate("report", shape, bestTime([&] { (void)measure(pool, gramsOf(pool, *merged), 1); }), module);
 }
 
 }  // namespace
@@ -182,7 +201,12 @@ int main(int argc, char** argv) {
   for (const DType dtype : {DType::BF16, DType::F16, DType::F32}) benchUnpack(dtype, 4096);
   benchAssemble(4096, false);
   benchAssemble(4096, true);
-  benchClustering(8192);
-  for (const char* method : {"lego", "svd", "cat"}) benchModule(method, 4096, 4096);
+  const double lego = benchModule("lego", 4096, 4096);
+  benchShares(8192, lego);
+  for (const char* method :
+       {"cat", "svd", "least_interference", "lego_delta", "ties", "tsv_m", "knots_ties", "peft_ties"}) {
+    const double time = benchModule(method, 4096, 4096);
+    relate(std::string(method) + " against lego", "the same module", time, lego);
+  }
   return 0;
 }

@@ -59,7 +59,7 @@ TEST(Session, SameBytesOnEveryPlatform) {
     recipe.method = method.name;
     all = (all ^ hash(recipe)) * 0x100000001B3u;
   }
-  EXPECT_EQ(all, 15876376673808736279u);
+  EXPECT_EQ(all, 1129162507937976423u);
 }
 
 TEST(Session, ReferenceKernelsGiveTheSameBytes) {
