@@ -47,7 +47,11 @@ uint64_t matrixBytes(const Plan& plan, const std::vector<size_t>& group) {
 
 }  // namespace
 
-size_t unitStride(uint64_t length) { return static_cast<size_t>((length + 3) & ~uint64_t{3}); }
+size_t unitStride(uint64_t length) {
+  // An odd number of 64-byte lines: rows a power of two apart share cache sets, and evict each other.
+  constexpr uint64_t kLine = 16;
+  return static_cast<size_t>(((length + kLine - 1) / kLine | 1) * kLine);
+}
 
 WorkspaceSize workspaceSize(const Plan& plan) {
   WorkspaceSize size;

@@ -14,7 +14,7 @@ struct WorkspaceSize {
 };
 WorkspaceSize workspaceSize(const Plan& plan);
 
-/// Floats between two rows of a factor's units: the length rounded up to whole registers.
+/// Floats between two rows of a factor's units: the length rounded up to whole cache lines, in odd number.
 size_t unitStride(uint64_t length);
 
 /// Bytes of everything that a merge holds at its fullest moment: file headers, one batch in the core, two

@@ -13,7 +13,9 @@
 #include "format/safetensors.h"
 #include "job/session.h"
 #include "linalg/assemble.h"
+#include "linalg/factorise.h"
 #include "linalg/gram.h"
+#include "linalg/multiply.h"
 #include "merge/lego.h"
 #include "merge/registry.h"
 #include "merge/report.h"
@@ -170,6 +172,19 @@ double benchModule(const std::string& method, size_t in, size_t out) {
       [&] { (void)reference.run(0); });
 }
 
+/// What methods spend on matrices over the units.
+void benchSmall(size_t length) {
+  const auto rows = randomFloats(kUnits * length);
+  const Matrix g = std::move(*gram(rows.data(), kUnits, length, length, GramPrecision::Double));
+  const std::string shape = std::to_string(kUnits) + " x " + std::to_string(kUnits);
+  compare(
+      "multiply, small", shape, kUnits * kUnits * kUnits, "GMAC/s", [&] { (void)multiply(g, g); },
+      [&] { (void)multiplyRef(g, g); });
+  const double product = bestTime([&] { (void)multiply(g, g); });
+  relate("triangular root against multiply", shape, bestTime([&] { (void)triangularRoot(g); }), product);
+  relate("eigenvectors against multiply", shape, bestTime([&] { (void)symmetricEigen(g); }), product);
+}
+
 /// What a LEGO merge spends on clustering and on its report: both should be a small share of the module.
 void benchShares(size_t length, double module) {
   const auto rows = randomFloats(kUnits * length);
@@ -201,6 +216,7 @@ int main(int argc, char** argv) {
   for (const DType dtype : {DType::BF16, DType::F16, DType::F32}) benchUnpack(dtype, 4096);
   benchAssemble(4096, false);
   benchAssemble(4096, true);
+  benchSmall(4096);
   const double lego = benchModule("lego", 4096, 4096);
   benchShares(8192, lego);
   for (const char* method :
