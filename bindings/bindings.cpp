@@ -69,6 +69,13 @@ class SessionHandle {
   /// After a survey of every batch: the plan with the ranks that were found.
   PlanValue chooseRanks() { return planned(session_.chooseRanks()); }
 
+  /// One per module of the plan, once every batch was surveyed.
+  std::vector<SurveyValue> surveys() const {
+    std::vector<SurveyValue> values;
+    for (const ModuleSurvey& survey : session_.surveys()) values.push_back(surveyValue(survey));
+    return values;
+  }
+
   /// First bytes of the output's tensor file.
   BytesView outputHeader() const {
     return viewOf(session_.plan().header.data(), session_.plan().header.size());
@@ -134,6 +141,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   register_type<std::vector<TensorValue>>("TensorValue[]");
   register_type<std::vector<std::vector<double>>>("number[][]");
   register_type<std::vector<ReportValue>>("ReportValue[]");
+  register_type<std::vector<SurveyValue>>("SurveyValue[]");
   register_type<std::vector<InputReportValue>>("InputReportValue[]");
   register_type<std::vector<ModuleWeightValue>>("ModuleWeightValue[]");
   register_type<std::vector<ModuleRankValue>>("ModuleRankValue[]");
@@ -258,6 +266,13 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("clusters", &ReportValue::clusters)
       .field("centroidNorms", &ReportValue::centroidNorms)
       .field("nearZero", &ReportValue::nearZero);
+  value_object<SurveyValue>("SurveyValue")
+      .field("adapters", &SurveyValue::adapters)
+      .field("norms", &SurveyValue::norms)
+      .field("pairCosines", &SurveyValue::pairCosines)
+      .field("sharedInputs", &SurveyValue::sharedInputs)
+      .field("sharedOutputs", &SurveyValue::sharedOutputs)
+      .field("conflict", &SurveyValue::conflict);
   value_object<CodeValue>("CodeValue")
       .field("name", &CodeValue::name)
       .field("sentence", &CodeValue::sentence);
@@ -288,6 +303,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .function("makePlan", &SessionHandle::makePlan)
       .function("survey", &SessionHandle::survey)
       .function("chooseRanks", &SessionHandle::chooseRanks)
+      .function("surveys", &SessionHandle::surveys)
       .function("outputHeader", &SessionHandle::outputHeader)
       .function("input", &SessionHandle::input)
       .function("run", &SessionHandle::run)

@@ -173,6 +173,12 @@ struct ReportValue {
   std::vector<uint32_t> nearZero;
 };
 
+inline std::vector<std::vector<double>> rowsOf(const Matrix& matrix) {
+  std::vector<std::vector<double>> rows;
+  for (size_t i = 0; i < matrix.rows(); ++i) rows.emplace_back(matrix.row(i).begin(), matrix.row(i).end());
+  return rows;
+}
+
 inline ReportValue reportValue(const ModuleReport& report) {
   const Quality& quality = report.quality;
   ReportValue value{quality.norm,
@@ -180,25 +186,40 @@ inline ReportValue reportValue(const ModuleReport& report) {
                     quality.relativeError(),
                     quality.cosine(),
                     quality.retainedEnergy(),
-                    quality.conflict,
+                    quality.relation.conflict,
                     report.seconds,
                     report.inertia,
                     {},
-                    {},
+                    rowsOf(quality.relation.cosine),
                     report.mergedNorm,
                     report.labels,
                     report.clusters,
                     report.centroidNorm,
                     report.nearZero};
   for (size_t i = 0; i < report.adapter.size(); ++i) {
-    const double norm = quality.inputNorm[i];
+    const double norm = quality.relation.norm[i];
     value.inputs.push_back({report.adapter[i], norm,
                             norm > 0 ? quality.inputError[i] / norm : (quality.norm > 0 ? INFINITY : 0),
                             quality.inputCosine[i]});
-    const auto row = quality.pairCosine.row(i);
-    value.pairCosines.emplace_back(row.begin(), row.end());
   }
   return value;
+}
+
+/// How the adapters of a module stand to each other.
+struct SurveyValue {
+  std::vector<uint32_t> adapters;
+  std::vector<double> norms;
+  std::vector<std::vector<double>> pairCosines, sharedInputs, sharedOutputs;
+  double conflict = 0;
+};
+
+inline SurveyValue surveyValue(const ModuleSurvey& survey) {
+  return {survey.adapter,
+          survey.relation.norm,
+          rowsOf(survey.relation.cosine),
+          rowsOf(survey.shared.input),
+          rowsOf(survey.shared.output),
+          survey.relation.conflict};
 }
 
 inline TensorValue tensorValue(const TensorInfo& tensor) {

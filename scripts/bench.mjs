@@ -18,18 +18,21 @@ function table(head, rows) {
 
 const figure = value => Number(value.toPrecision(3)).toString()
 
-async function kernelRows() {
+/** Rows of kernels with their references, and rows of times beside others. */
+async function coreRows() {
   const parse = text => text.trim().split('\n').map(line => JSON.parse(line))
   const native = parse(await capture(join(project, 'build/native-release/tests/core_bench'), []))
   const wasm = parse(await capture('node', [join(project, 'build/wasm-single/tests/core_bench.cjs')]))
-  return wasm.map((row, i) => [
-    row.name,
-    row.shape,
-    `${figure(row.fast)} ${row.unit}`,
-    row.reference ? `${figure(row.reference)} ${row.unit}` : '',
-    row.ratio ? `${figure(row.ratio)} x` : '',
-    `${figure(native[i].fast)} ${row.unit}`,
-  ])
+  const both = wasm.map((row, i) => ({ ...row, native: native[i] }))
+  const share = value => (value < 0.5 ? `${figure(100 * value)} %` : `${figure(value)} x`)
+  return {
+    kernels: both
+      .filter(row => row.share === undefined)
+      .map(row => [row.name, row.shape, `${figure(row.fast)} ${row.unit}`, `${figure(row.reference)} ${row.unit}`, `${figure(row.ratio)} x`, `${figure(row.native.fast)} ${row.unit}`]),
+    shares: both
+      .filter(row => row.share !== undefined)
+      .map(row => [row.name, row.shape, `${figure(row.fast)} ${row.unit}`, share(row.share), share(row.native.share)]),
+  }
 }
 
 /** Best of some merges with one merger, in seconds. */
@@ -107,10 +110,10 @@ await main(async () => {
   await build()
   await buildNative('native-release')
   const machine = `Measured on ${cpus()[0].model.replace(/\s+/g, ' ').trim()}, ${cpus().length} cores, Node ${process.versions.node}.`
-  const kernels = await step('kernels', async () =>
-    table(['what', 'shape', 'WebAssembly, 1 thread', 'its reference', 'ratio', 'native (128-bit)'], await kernelRows()),
-  )
-  console.log(kernels)
+  const core = await step('kernels and modules', coreRows)
+  const kernels = table(['what', 'shape', 'WebAssembly, 1 thread', 'its reference', 'ratio', 'native (128-bit)'], core.kernels)
+  const shares = table(['time of', 'shape', 'WebAssembly, 1 thread', 'ratio', 'native (128-bit)'], core.shares)
+  console.log(`${kernels}\n\n${shares}`)
   const merges = await step('whole merges: 7 adapters of rank 16, shapes of Llama-2-7B, bfloat16, 560 MB', async () =>
     table(['lego, rank 16, file to file', 'time', 'adapter bytes', 'against the reference'], await mergeRows()),
   )
@@ -123,5 +126,6 @@ await main(async () => {
     await update('README.md', 'merges', `${merges}\n\n${machine}`)
     await update('docs/numerics.md', 'clustering', clustering)
     await update('docs/numerics.md', 'kernels', `${kernels}\n\n${machine}`)
+    await update('docs/numerics.md', 'shares', shares)
   }
 })

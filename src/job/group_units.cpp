@@ -50,6 +50,24 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
   return {};
 }
 
+/// The units of all sources, one after the other.
+Result<std::vector<SourceUnits>> unpackModule(const Kernels& kernels, const PlannedModule& module,
+                                              std::span<const AdapterFile> adapters,
+                                              std::span<const std::byte> input, float* unitsA,
+                                              float* unitsB) {
+  std::vector<SourceUnits> units;
+  uint32_t row = 0;
+  for (const PlannedSource& source : module.sources) {
+    SourceUnits own;
+    own.first = row;
+    if (Status done = unpackSource(kernels, module, source, adapters, input, unitsA, unitsB, own); !done)
+      return done.error();
+    row += source.rank;
+    units.push_back(std::move(own));
+  }
+  return units;
+}
+
 /// The order in which a group's adapters stand: by their units' largest entries, which no two adapters share
 /// unless they are copies; then by weight.
 std::vector<uint32_t> adapterOrder(const Plan& plan, std::span<const size_t> group,
@@ -109,30 +127,66 @@ ModuleUnits orderedUnits(const PlannedModule& module, const std::vector<SourceUn
   return result;
 }
 
+/// A feeder's units turned around: its B units, into `unitsB`, stand for A's. Only of adapters in `order`:
+/// others have nothing to do with the group. Its A units, in `unitsA`, are needed no longer when this is
+/// done; the Gram matrix of its B units is left to the caller.
+Result<ModuleUnits> unpackFeeder(PlannedModule module, std::span<const uint32_t> order,
+                                 std::span<const AdapterFile> adapters, std::span<const std::byte> input,
+                                 float* unitsB, float* unitsA, const Kernels& kernels,
+                                 GramPrecision precision) {
+  std::erase_if(module.sources, [&](const PlannedSource& source) {
+    return std::ranges::find(order, source.adapter) == order.end();
+  });
+  const auto units = unpackModule(kernels, module, adapters, input, unitsA, unitsB);
+  if (!units) return units.error();
+  ModuleUnits feeder = orderedUnits(module, *units, order);
+  const auto gram =
+      kernels.gram(unitsA, feeder.pool.size(), feeder.pool.in, unitStride(module.in), precision);
+  if (!gram) return gram.error();
+  feeder.pool.gramB = foldedGram(*gram, feeder.rows.row, feeder.rows.foldA);
+  std::swap(feeder.rows.foldA, feeder.rows.foldB);
+  return feeder;
+}
+
+/// Units that say something about a group's inputs: those of a module that reads them, or, turned around
+/// (what it writes takes the place of what it reads), of one that feeds them.
+struct InputUnits {
+  const ModuleUnits* units;
+  double strength;
+};
+
 /// Fills the group's own matrices and each pool's share in them.
-void shareInputs(GroupUnits& group, const Matrix& gramA) {
+void shareInputs(GroupUnits& group, std::span<const ModuleUnits> feeders,
+                 std::span<const PlannedFeeder> planned, const Matrix& gramA, bool unitCovariance) {
+  std::vector<InputUnits> members;
+  for (const ModuleUnits& module : group.modules) members.push_back({&module, 1});
+  for (size_t f = 0; f < feeders.size(); ++f) members.push_back({&feeders[f], planned[f].strength});
   std::vector<uint32_t> adapter;  // of each unit, index into the inputs
+  std::vector<size_t> first;      // unit of each member
   uint32_t base = 0;
-  for (ModuleUnits& module : group.modules) {
-    module.pool.firstInGroup = group.groupRow.size();
-    for (size_t u = 0; u < module.pool.size(); ++u) {
-      group.groupRow.push_back(base + module.rows.row[u]);
-      group.groupFold.push_back(module.rows.foldA[u]);
-      adapter.push_back(module.adapter[module.pool.owner[u]]);
+  for (const auto& [units, strength] : members) {
+    first.push_back(base);
+    for (size_t u = 0; u < units->pool.size(); ++u) {
+      group.groupRow.push_back(base + units->rows.row[u]);
+      group.groupFold.push_back(units->rows.foldA[u]);
+      adapter.push_back(units->adapter[units->pool.owner[u]]);
     }
-    base += static_cast<uint32_t>(module.pool.size());
+    base += static_cast<uint32_t>(units->pool.size());
   }
   const size_t g = group.groupRow.size();
   group.inputs = std::make_unique<InputGroup>(
       InputGroup{foldedGram(gramA, group.groupRow, group.groupFold), Matrix(g, g)});
-  for (const ModuleUnits& module : group.modules) {
-    const Matrix within = groupOfOne(module.pool).within;
-    for (size_t u = 0; u < within.rows(); ++u)
-      std::ranges::copy(within.row(u), group.inputs->within.row(module.pool.firstInGroup + u).begin() +
-                                           static_cast<std::ptrdiff_t>(module.pool.firstInGroup));
+  for (size_t m = 0; m < members.size(); ++m) {
+    const Matrix within = groupOfOne(members[m].units->pool, unitCovariance).within;
+    for (size_t u = 0; u < within.rows(); ++u) {
+      for (size_t v = 0; v < within.columns(); ++v)
+        group.inputs->within(first[m] + u, first[m] + v) = members[m].strength * within(u, v);
+    }
   }
-  for (ModuleUnits& module : group.modules) {
+  for (size_t m = 0; m < group.modules.size(); ++m) {
+    ModuleUnits& module = group.modules[m];
     module.pool.inputs = group.inputs.get();
+    module.pool.firstInGroup = first[m];
     for (const uint32_t i : adapter) {
       const auto own = std::ranges::find(module.adapter, i);
       module.pool.groupOwner.push_back(own == module.adapter.end()
@@ -149,12 +203,15 @@ Status Workspace::reserve(const WorkspaceSize& size) {
   return unitsB.reserve(size.unitsB);
 }
 
-Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
+Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
                                std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                                Workspace& workspace, const Kernels& kernels) {
+  const std::vector<size_t>& group = planned.modules;
   const bool canonical = plan.options.has("canonical") && plan.options.isOn("canonical");
   const bool single = plan.method->precision == MethodPrecision::Single;
+  const bool doubleB = plan.method->precision == MethodPrecision::Double;
   const GramPrecision precisionA = single ? GramPrecision::Single : GramPrecision::Double;
+  const GramPrecision precisionB = doubleB ? GramPrecision::Double : GramPrecision::Single;
   const size_t in = static_cast<size_t>(plan.modules[group[0]].in), strideA = unitStride(in);
   std::vector<std::vector<SourceUnits>> units(group.size());
   std::vector<float*> unitsB;
@@ -162,40 +219,45 @@ Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
   for (size_t g = 0; g < group.size(); ++g) {
     const PlannedModule& module = plan.modules[group[g]];
     const size_t strideB = unitStride(module.out);
-    uint32_t row = 0;
-    for (const PlannedSource& source : module.sources) {
-      SourceUnits own;
-      own.first = row;
-      if (Status done = unpackSource(kernels, module, source, adapters, input, nextA, nextB, own); !done)
-        return done.error();
-      if (canonical) {
-        const AdapterRows rows{nextA + row * strideA,
-                               nextB + row * strideB,
-                               strideA,
-                               strideB,
-                               in,
-                               static_cast<size_t>(module.out),
-                               source.rank};
-        auto maxima = canonicalise(rows, source.scale, kernels.gram, kernels.assemble);
-        if (!maxima) return maxima.error();
-        own.foldA = own.foldB = 1;
-        own.maxA = std::move(maxima->a);
-        own.maxB = std::move(maxima->b);
-      }
-      row += source.rank;
-      units[g].push_back(std::move(own));
+    auto unpacked = unpackModule(kernels, module, adapters, input, nextA, nextB);
+    if (!unpacked) return unpacked.error();
+    units[g] = std::move(*unpacked);
+    for (size_t s = 0; s < module.sources.size() && canonical; ++s) {
+      SourceUnits& own = units[g][s];
+      const AdapterRows rows{
+          nextA + own.first * strideA,     nextB + own.first * strideB, strideA, strideB, in,
+          static_cast<size_t>(module.out), module.sources[s].rank};
+      auto maxima = canonicalise(rows, module.sources[s].scale, kernels.gram, kernels.assemble);
+      if (!maxima) return maxima.error();
+      own.foldA = own.foldB = 1;
+      own.maxA = std::move(maxima->a);
+      own.maxB = std::move(maxima->b);
     }
     unitsB.push_back(nextB);
     nextA += module.units * strideA;
     nextB += (module.units + module.rank) * strideB;
   }
+  const auto order = adapterOrder(plan, group, units);
+  std::vector<ModuleUnits> feeders;
+  for (const PlannedFeeder& feeder : planned.feeders) {
+    auto own =
+        unpackFeeder(plan.modules[feeder.module], order, adapters, input, nextA, nextB, kernels, precisionA);
+    if (!own) return own.error();
+    nextA += own->pool.size() * strideA;
+    feeders.push_back(std::move(*own));
+  }
 
   GroupUnits result;
-  const auto order = adapterOrder(plan, group, units);
   const auto count = static_cast<size_t>(nextA - workspace.unitsA.data()) / strideA;
   const auto gramA = kernels.gram(workspace.unitsA.data(), count, in, strideA, precisionA);
   if (!gramA) return gramA.error();
   size_t base = 0;
+  const auto ownGram = [&](const ModuleUnits& own) {
+    std::vector<uint32_t> rows(own.rows.row);
+    for (uint32_t& row : rows) row += static_cast<uint32_t>(base);
+    base += rows.size();
+    return foldedGram(*gramA, rows, own.rows.foldA);
+  };
   for (size_t g = 0; g < group.size(); ++g) {
     const PlannedModule& module = plan.modules[group[g]];
     ModuleUnits own = orderedUnits(module, units[g], order);
@@ -206,17 +268,15 @@ Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
     own.rows.assemble = kernels.assemble;
     own.mergedA = nextA;
     own.mergedB = unitsB[g] + module.units * own.rows.strideB;
-    const bool doubleB = plan.method->precision == MethodPrecision::Double;
-    if (Status done = computeGramB(own, kernels, doubleB ? GramPrecision::Double : GramPrecision::Single);
-        !done)
-      return done.error();
-    std::vector<uint32_t> rowsA(own.rows.row);
-    for (uint32_t& row : rowsA) row += static_cast<uint32_t>(base);
-    own.pool.gramA = foldedGram(*gramA, rowsA, own.rows.foldA);
-    base += module.units;
+    if (Status done = computeGramB(own, kernels, precisionB); !done) return done.error();
+    own.pool.gramA = ownGram(own);
     result.modules.push_back(std::move(own));
   }
-  if (group.size() > 1) shareInputs(result, *gramA);
+  for (ModuleUnits& feeder : feeders) feeder.pool.gramA = ownGram(feeder);
+  if (group.size() + feeders.size() > 1) {
+    const bool unitCovariance = plan.options.choice("covariance") == "unit";
+    shareInputs(result, feeders, planned.feeders, *gramA, unitCovariance);
+  }
   return result;
 }
 

@@ -15,8 +15,9 @@ namespace lego {
 
 /// What one thread works in; kept from group to group.
 struct Workspace {
-  Buffer<float> unitsA;  ///< A units of all modules of a group, then the merged rows of one
-  Buffer<float> unitsB;  ///< for each module its B units, then its merged rows
+  Buffer<float>
+      unitsA;  ///< A units of all modules of a group, B units of its feeders, the merged rows of one
+  Buffer<float> unitsB;  ///< for each module its B units, then its merged rows; then A units of a feeder
 
   /// Makes room for every group of a plan, once. Errors: out_of_memory.
   Status reserve(const WorkspaceSize& size);
@@ -35,7 +36,9 @@ struct ModuleUnits {
 /// the same bytes in any order.
 struct GroupUnits {
   std::vector<ModuleUnits> modules;
-  std::unique_ptr<InputGroup> inputs;  ///< where several modules read one input
+  /// Where several modules read one input, or others write it (PlannedGroup::feeders, whose units of B then
+  /// stand behind the modules' units of A).
+  std::unique_ptr<InputGroup> inputs;
   /// Of the group's units, in the order of `inputs`: their rows in unitsA, and what these are multiplied by.
   std::vector<uint32_t> groupRow;
   std::vector<double> groupFold;
@@ -45,7 +48,7 @@ struct GroupUnits {
 /// adapter's units are first replaced by its singular value decomposition: A = sqrt(S) V^T, B = U sqrt(S),
 /// values descending, the largest entry of the joint row positive.
 /// Errors: not_finite, no_convergence, out_of_memory.
-Result<GroupUnits> unpackGroup(const Plan& plan, std::span<const size_t> group,
+Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& group,
                                std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                                Workspace& workspace, const Kernels& kernels);
 

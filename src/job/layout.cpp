@@ -81,10 +81,22 @@ void layOutReads(std::span<PlannedModule> modules, PlannedBatch& batch) {
   }
 }
 
+/// Modules that write what a module reads.
+std::vector<PlannedFeeder> feedersOf(const Plan& plan, const PlannedModule& reader) {
+  std::vector<PlannedFeeder> feeders;
+  for (const auto& [path, strength] : feedingModules(reader.path)) {
+    const auto module = std::ranges::find(plan.modules, path, &PlannedModule::path);
+    if (module == plan.modules.end() || module->kind != ModuleKind::Linear || module->out != reader.in)
+      continue;
+    feeders.push_back({static_cast<size_t>(module - plan.modules.begin()), strength});
+  }
+  return feeders;
+}
+
 /// Modules that are merged together, by the place of the first: those that read one input, where the method
 /// looks at that; each by itself otherwise.
-std::vector<std::vector<size_t>> groupModules(const Plan& plan) {
-  std::vector<std::vector<size_t>> groups;
+std::vector<PlannedGroup> groupModules(const Plan& plan) {
+  std::vector<PlannedGroup> groups;
   const bool shared = plan.options.has("shared_inputs") && plan.options.isOn("shared_inputs");
   std::map<std::pair<std::string, uint64_t>, size_t> known;
   for (size_t m = 0; m < plan.modules.size(); ++m) {
@@ -92,11 +104,13 @@ std::vector<std::vector<size_t>> groupModules(const Plan& plan) {
     if (shared && module.kind == ModuleKind::Linear) {
       const auto [entry, isNew] = known.try_emplace({sharedInputKey(module.path), module.in}, groups.size());
       if (!isNew) {
-        groups[entry->second].push_back(m);
+        groups[entry->second].modules.push_back(m);
         continue;
       }
+      groups.push_back({{m}, feedersOf(plan, module)});
+      continue;
     }
-    groups.push_back({m});
+    groups.push_back({{m}, {}});
   }
   return groups;
 }
@@ -133,8 +147,11 @@ void layOutBatches(Plan& plan) {
   plan.groups = groupModules(plan);
   // Groups stay whole: a batch may end behind a module only if none before it has members further on.
   std::vector<size_t> reach(plan.modules.size());
-  for (const auto& group : plan.groups) {
-    for (const size_t m : group) reach[m] = group.back();
+  for (const PlannedGroup& group : plan.groups) {
+    std::vector<size_t> members(group.modules);
+    for (const PlannedFeeder& feeder : group.feeders) members.push_back(feeder.module);
+    const size_t last = std::ranges::max(members);
+    for (const size_t m : members) reach[m] = std::max(reach[m], last);
   }
   size_t first = 0, firstGroup = 0;
   while (first < plan.modules.size()) {
@@ -158,7 +175,8 @@ void layOutBatches(Plan& plan) {
     } while (end < plan.modules.size());
     PlannedBatch batch{
         first, end, firstGroup, firstGroup, {}, 0, plan.modules[first].a.begin, plan.modules[end - 1].b.end};
-    while (batch.endGroup < plan.groups.size() && plan.groups[batch.endGroup].front() < end) ++batch.endGroup;
+    while (batch.endGroup < plan.groups.size() && plan.groups[batch.endGroup].modules.front() < end)
+      ++batch.endGroup;
     layOutReads(std::span(plan.modules).subspan(first, end - first), batch);
     plan.inputBytes += bytes;
     first = end;

@@ -21,11 +21,17 @@ uint64_t entryBytes(const PlannedModule& module) {
          (basis + 2 * module.rank * (module.in + module.out)) * sizeof(double);
 }
 
+uint64_t feederUnits(const Plan& plan, const PlannedGroup& group) {
+  uint64_t units = 0;
+  for (const PlannedFeeder& feeder : group.feeders) units += plan.modules[feeder.module].units;
+  return units;
+}
+
 /// Matrices and coefficients of one group, the panel of its Gram matrices, and what a method on entries
 /// holds.
-uint64_t matrixBytes(const Plan& plan, const std::vector<size_t>& group) {
-  uint64_t units = 0, coefficients = 0, largest = 0, entries = 0;
-  for (const size_t m : group) {
+uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
+  uint64_t units = feederUnits(plan, group), coefficients = 0, largest = 0, entries = 0;
+  for (const size_t m : group.modules) {
     const PlannedModule& module = plan.modules[m];
     units += module.units;
     largest = std::max<uint64_t>(largest, module.units);
@@ -39,7 +45,7 @@ uint64_t matrixBytes(const Plan& plan, const std::vector<size_t>& group) {
   uint64_t matrices = 8 * units * units;
   if (std::holds_alternative<CoreMethod>(plan.method->run)) {
     size_t adapters = 0;
-    for (const size_t m : group) adapters = std::max(adapters, plan.modules[m].sources.size());
+    for (const size_t m : group.modules) adapters = std::max(adapters, plan.modules[m].sources.size());
     matrices += 2 * adapters * largest * largest;
   }
   return panel + matrices * sizeof(double) + coefficients + entries;
@@ -55,23 +61,27 @@ size_t unitStride(uint64_t length) {
 
 WorkspaceSize workspaceSize(const Plan& plan) {
   WorkspaceSize size;
-  for (const auto& group : plan.groups) {
-    uint64_t rowsA = 0, rank = 0, floatsB = 0;
-    for (const size_t m : group) {
+  for (const PlannedGroup& group : plan.groups) {
+    uint64_t rowsA = feederUnits(plan, group), rank = 0, floatsB = 0, feederA = 0;
+    for (const size_t m : group.modules) {
       const PlannedModule& module = plan.modules[m];
       rowsA += module.units;
       rank = std::max<uint64_t>(rank, module.rank);
       floatsB += (uint64_t{module.units} + module.rank) * unitStride(module.out);
     }
-    size.unitsA = std::max(size.unitsA, (rowsA + rank) * unitStride(plan.modules[group[0]].in));
-    size.unitsB = std::max(size.unitsB, floatsB);
+    for (const PlannedFeeder& feeder : group.feeders) {
+      const PlannedModule& module = plan.modules[feeder.module];
+      feederA = std::max(feederA, uint64_t{module.units} * unitStride(module.in));
+    }
+    size.unitsA = std::max(size.unitsA, (rowsA + rank) * unitStride(plan.modules[group.modules[0]].in));
+    size.unitsB = std::max(size.unitsB, floatsB + feederA);
   }
   return size;
 }
 
 uint64_t peakBytes(const Plan& plan, size_t threads) {
   uint64_t input = 0, output = 0, matrices = 0;
-  for (const auto& group : plan.groups) matrices = std::max(matrices, matrixBytes(plan, group));
+  for (const PlannedGroup& group : plan.groups) matrices = std::max(matrices, matrixBytes(plan, group));
   for (const PlannedBatch& batch : plan.batches) {
     input = std::max(input, batch.inputBytes);
     output = std::max(output, batch.outputEnd - batch.outputBegin);

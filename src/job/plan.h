@@ -59,22 +59,33 @@ struct PlannedBatch {
   uint64_t outputBegin = 0, outputEnd = 0;  ///< range of the output file that the batch fills
 };
 
+/// A module that writes what the inputs of a group are made from.
+struct PlannedFeeder {
+  size_t module = 0;
+  double strength = 1;  ///< weight of what it tells about the group's inputs (job/shared_inputs.h)
+};
+
+/// Modules that are worked on together, by index, sorted.
+struct PlannedGroup {
+  std::vector<size_t> modules;
+  std::vector<PlannedFeeder> feeders;  ///< in the same batch
+};
+
 struct Plan {
   const MethodInfo* method = nullptr;
   Recipe recipe;
   Options options;
   DType dtype = DType::F32;
   std::vector<PlannedModule> modules;  ///< in file order
-  /// Modules that are worked on together, by index, sorted; the groups by their first module.
-  std::vector<std::vector<size_t>> groups;
-  bool ranksAreKnown = true;          ///< false: the ranks are the most that may come out of a survey
-  std::vector<PlannedBatch> batches;  ///< in file order
-  std::string header;                 ///< first bytes of the output's tensor file
-  std::string config;                 ///< text of the output's adapter_config.json
-  uint64_t inputBytes = 0;            ///< factor bytes that will be read
-  uint64_t outputBytes = 0;           ///< size of the output's tensor file
-  uint64_t peakBytes = 0;             ///< data of the merge at its peak, beside the runtime's own memory
-  std::vector<std::string> notices;   ///< for people: what is left out, capped or doubtful
+  std::vector<PlannedGroup> groups;    ///< by their first module
+  bool ranksAreKnown = true;           ///< false: the ranks are the most that may come out of a survey
+  std::vector<PlannedBatch> batches;   ///< in file order
+  std::string header;                  ///< first bytes of the output's tensor file
+  std::string config;                  ///< text of the output's adapter_config.json
+  uint64_t inputBytes = 0;             ///< factor bytes that will be read
+  uint64_t outputBytes = 0;            ///< size of the output's tensor file
+  uint64_t peakBytes = 0;              ///< data of the merge at its peak, beside the runtime's own memory
+  std::vector<std::string> notices;    ///< for people: what is left out, capped or doubtful
 };
 
 /// Checks that the adapters can be merged without loss, and lays out the work.

@@ -48,7 +48,7 @@ Status Session::makePlan(const Recipe& recipe) {
   if (!plan) return plan.error();
   plan_ = std::move(*plan);
   reports_.assign(plan_->modules.size(), {});
-  energies_.assign(plan_->modules.size(), {});
+  surveys_.assign(plan_->modules.size(), {});
   workspaces_.clear();
   // With a survey every byte is read twice.
   context_.begin(plan_->inputBytes * (plan_->ranksAreKnown ? 1 : 2));
@@ -80,18 +80,18 @@ Result<std::span<std::byte>> Session::input(size_t batch) {
 }
 
 Status Session::forEachGroup(const PlannedBatch& batch,
-                             const std::function<Status(std::span<const size_t> group, Workspace&)>& work) {
+                             const std::function<Status(const PlannedGroup&, Workspace&)>& work) {
   if (workspaces_.empty())
     return Error{Code::internal, "a batch was run before its input was read", {}, {}, {}};
   const size_t count = batch.endGroup - batch.firstGroup;
   std::vector<std::optional<Error>> errors(count);
   pool_.forEach(count, [&](size_t i, size_t thread) {
-    const std::vector<size_t>& group = plan_->groups[batch.firstGroup + i];
+    const PlannedGroup& group = plan_->groups[batch.firstGroup + i];
     if (Status done = work(group, workspaces_[thread]); !done) {
       errors[i] = done.error();
       return;
     }
-    for (const size_t m : group) context_.advance(plan_->modules[m].inputBytes);
+    for (const size_t m : group.modules) context_.advance(plan_->modules[m].inputBytes);
   });
   for (auto& error : errors) {
     if (error) return std::move(*error);
@@ -101,18 +101,20 @@ Status Session::forEachGroup(const PlannedBatch& batch,
 
 Status Session::survey(size_t index) {
   const PlannedBatch& batch = plan_->batches[index];
-  return forEachGroup(batch, [&](std::span<const size_t> group, Workspace& workspace) -> Status {
-    auto energies =
+  return forEachGroup(batch, [&](const PlannedGroup& group, Workspace& workspace) -> Status {
+    auto surveys =
         surveyStep(*plan_, group, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
                    workspace, kernels_, context_);
-    if (!energies) return energies.error();
-    for (size_t g = 0; g < group.size(); ++g) energies_[group[g]] = std::move((*energies)[g]);
+    if (!surveys) return surveys.error();
+    for (size_t g = 0; g < surveys->size(); ++g) surveys_[group.modules[g]] = std::move((*surveys)[g]);
     return {};
   });
 }
 
 Status Session::chooseRanks() {
-  const auto ranks = ranksByRule(*plan_, energies_);
+  std::vector<std::vector<double>> energies;
+  for (const ModuleSurvey& survey : surveys_) energies.push_back(survey.energies);
+  const auto ranks = ranksByRule(*plan_, energies);
   if (!ranks) return ranks.error();
   auto plan = lego::makePlan(adapters_, plan_->recipe, pool_.size(), *ranks);
   if (!plan) return plan.error();
@@ -127,13 +129,14 @@ Result<std::span<const std::byte>> Session::run(size_t index) {
     return std::span(output_.data() + (tensor.begin - batch.outputBegin),
                      static_cast<size_t>(tensor.end - tensor.begin));
   };
-  Status done = forEachGroup(batch, [&](std::span<const size_t> group, Workspace& workspace) -> Status {
+  Status done = forEachGroup(batch, [&](const PlannedGroup& group, Workspace& workspace) -> Status {
     std::vector<ModuleOutput> outputs;
-    for (const size_t m : group) outputs.push_back({part(plan_->modules[m].a), part(plan_->modules[m].b)});
+    for (const size_t m : group.modules)
+      outputs.push_back({part(plan_->modules[m].a), part(plan_->modules[m].b)});
     auto reports = runStep(*plan_, group, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
                            outputs, workspace, kernels_, context_);
     if (!reports) return reports.error();
-    for (size_t g = 0; g < group.size(); ++g) reports_[group[g]] = std::move((*reports)[g]);
+    for (size_t g = 0; g < reports->size(); ++g) reports_[group.modules[g]] = std::move((*reports)[g]);
     return {};
   });
   if (!done) return done.error();

@@ -61,6 +61,9 @@ class Session {
   /// One per module of the plan; those of batches that have not run are empty.
   std::span<const ModuleReport> reports() const { return reports_; }
 
+  /// One per module of the plan; those of batches that survey() has not looked at are empty.
+  std::span<const ModuleSurvey> surveys() const { return surveys_; }
+
   size_t threads() const { return pool_.size(); }
   Context& context() { return context_; }
 
@@ -69,7 +72,7 @@ class Session {
   /// Calls work(group, workspace) for each group of a batch, several at a time; the first error in file
   /// order.
   Status forEachGroup(const PlannedBatch& batch,
-                      const std::function<Status(std::span<const size_t> group, Workspace&)>& work);
+                      const std::function<Status(const PlannedGroup&, Workspace&)>& work);
 
   ThreadPool pool_;
   Kernels kernels_;
@@ -79,7 +82,7 @@ class Session {
   Buffer<std::byte> input_, output_;
   std::vector<Workspace> workspaces_;
   std::vector<ModuleReport> reports_;
-  std::vector<std::vector<double>> energies_;  // of each module, from the survey
+  std::vector<ModuleSurvey> surveys_;
 };
 
 }  // namespace lego

@@ -31,6 +31,17 @@ constexpr Family kFamilies[] = {
     {".attn", {"add_q_proj", "add_k_proj", "add_v_proj"}},
 };
 
+struct FeedForward {
+  std::string_view last, linear, gate;
+};
+
+constexpr FeedForward kFeedForwards[] = {
+    {"down_proj", "up_proj", "gate_proj"},  // llama and kin
+    {"w2", "w3", "w1"},                     // the original llama names
+    {"wo", "wi_1", "wi_0"},                 // T5
+};
+constexpr double kLinearStrength = 10, kGateStrength = 3;
+
 // Encoder-decoder models whose cross attention has the same names as their self attention.
 constexpr std::string_view kCrossAttention[] = {"encoder_attn", "cross_attn", "crossattention.self"};
 
@@ -48,6 +59,15 @@ std::string sharedInputKey(std::string_view path) {
       return std::string(parent) + '#' + std::to_string(f);
   }
   return std::string(path);
+}
+
+std::vector<FeedingModule> feedingModules(std::string_view path) {
+  const std::string_view name = path.substr(path.rfind('.') + 1);
+  const std::string parent(path.substr(0, path.size() - name.size()));
+  const auto block = std::ranges::find(kFeedForwards, name, &FeedForward::last);
+  if (block == std::end(kFeedForwards)) return {};
+  return {{parent + std::string(block->linear), kLinearStrength},
+          {parent + std::string(block->gate), kGateStrength}};
 }
 
 }  // namespace lego

@@ -137,23 +137,36 @@ bool keepsNearlyAll(const ModuleUnits& units, const Outcome& outcome, double sca
   return measure(units.pool, outcome.grams, scale).retainedEnergy() > 1 - kNothing;
 }
 
+/// The pool's adapters by their index in the input list.
+std::vector<size_t> inputOrder(const ModuleUnits& units) {
+  std::vector<size_t> order(units.adapter.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::sort(order, {}, [&](size_t i) { return units.adapter[i]; });
+  return order;
+}
+
+template <typename T>
+std::vector<T> reordered(const std::vector<T>& values, std::span<const size_t> order) {
+  std::vector<T> result;
+  for (const size_t i : order) result.push_back(values[i]);
+  return result;
+}
+
+Relation reordered(const Relation& relation, std::span<const size_t> order) {
+  return {reordered(relation.norm, order), reordered(relation.inner, order),
+          reordered(relation.cosine, order), relation.conflict};
+}
+
 /// The report in the users' numbering.
 ModuleReport describe(const Plan& plan, size_t adapters, const ModuleUnits& units, Outcome outcome,
                       uint32_t rank) {
-  const Quality quality = measure(units.pool, outcome.grams, plan.recipe.scale);
-  const size_t n = units.adapter.size();
-  std::vector<size_t> order(n);  // the pool's adapters, by input index
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::sort(order, {}, [&](size_t i) { return units.adapter[i]; });
+  const auto order = inputOrder(units);
   ModuleReport report;
-  report.quality = quality;
-  for (size_t i = 0; i < n; ++i) {
-    report.adapter.push_back(units.adapter[order[i]]);
-    report.quality.inputNorm[i] = quality.inputNorm[order[i]];
-    report.quality.inputError[i] = quality.inputError[order[i]];
-    report.quality.inputCosine[i] = quality.inputCosine[order[i]];
-    for (size_t j = 0; j < n; ++j) report.quality.pairCosine(i, j) = quality.pairCosine(order[i], order[j]);
-  }
+  report.quality = measure(units.pool, outcome.grams, plan.recipe.scale);
+  report.adapter = reordered(units.adapter, order);
+  report.quality.relation = reordered(report.quality.relation, order);
+  report.quality.inputError = reordered(report.quality.inputError, order);
+  report.quality.inputCosine = reordered(report.quality.inputCosine, order);
   for (uint32_t q = 0; q < rank; ++q)
     report.mergedNorm.push_back(
         std::sqrt(std::max(0.0, outcome.grams.ownA(q, q) * outcome.grams.ownB(q, q))));
@@ -183,7 +196,7 @@ std::vector<uint32_t> startInPool(const Recipe& recipe, const ModuleUnits& units
 
 }  // namespace
 
-Result<std::vector<ModuleReport>> runStep(const Plan& plan, std::span<const size_t> group,
+Result<std::vector<ModuleReport>> runStep(const Plan& plan, const PlannedGroup& group,
                                           std::span<const AdapterFile> adapters,
                                           std::span<const std::byte> input,
                                           std::span<const ModuleOutput> outputs, Workspace& workspace,
@@ -194,9 +207,9 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, std::span<const size
   auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels);
   if (!unpacked) return unpacked.error();
   std::vector<ModuleReport> reports;
-  for (size_t g = 0; g < group.size(); ++g) {
+  for (size_t g = 0; g < group.modules.size(); ++g) {
     if (context.cancelled()) return cancelled;
-    const PlannedModule& module = plan.modules[group[g]];
+    const PlannedModule& module = plan.modules[group.modules[g]];
     ModuleUnits& units = unpacked->modules[g];
     const std::vector<uint32_t> start = startInPool(plan.recipe, units);
     const MethodRequest request{module.rank, module.seed, start, plan.options};
@@ -228,24 +241,29 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, std::span<const size
   return reports;
 }
 
-Result<std::vector<std::vector<double>>> surveyStep(const Plan& plan, std::span<const size_t> group,
-                                                    std::span<const AdapterFile> adapters,
-                                                    std::span<const std::byte> input, Workspace& workspace,
-                                                    const Kernels& kernels, const Context& context) {
+Result<std::vector<ModuleSurvey>> surveyStep(const Plan& plan, const PlannedGroup& group,
+                                             std::span<const AdapterFile> adapters,
+                                             std::span<const std::byte> input, Workspace& workspace,
+                                             const Kernels& kernels, const Context& context) {
   const auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels);
   if (!unpacked) return unpacked.error();
-  std::vector<std::vector<double>> result;
+  std::vector<ModuleSurvey> surveys;
   for (const ModuleUnits& units : unpacked->modules) {
     if (context.cancelled()) return Error{Code::cancelled, {}, {}, {}, {}};
-    const PlannedModule& module = plan.modules[group[result.size()]];
+    const PlannedModule& module = plan.modules[group.modules[surveys.size()]];
     const MethodRequest request{module.units, module.seed, {}, plan.options};
     const auto* core = std::get_if<CoreMethod>(&plan.method->run);
     auto energies = core ? coreEnergies(*core, units.pool, request, context)
                          : plan.method->energies(units.pool, request, context);
     if (!energies) return energies.error();
-    result.push_back(std::move(*energies));
+    const auto order = inputOrder(units);
+    const SharedSpaces shared = sharedSpaces(units.pool);
+    surveys.push_back({reordered(units.adapter, order),
+                       reordered(relate(units.pool), order),
+                       {reordered(shared.input, order), reordered(shared.output, order)},
+                       std::move(*energies)});
   }
-  return result;
+  return surveys;
 }
 
 }  // namespace lego

@@ -35,16 +35,24 @@ struct ModuleOutput {
 /// Merges a group of `plan`. `input` is the batch's input buffer; `outputs` has one entry for each module of
 /// the group. Returns a report for each. Errors: not_finite, value_overflow, no_convergence, out_of_memory,
 /// cancelled; they name file and tensor.
-Result<std::vector<ModuleReport>> runStep(const Plan& plan, std::span<const size_t> group,
+Result<std::vector<ModuleReport>> runStep(const Plan& plan, const PlannedGroup& group,
                                           std::span<const AdapterFile> adapters,
                                           std::span<const std::byte> input,
                                           std::span<const ModuleOutput> outputs, Workspace& workspace,
                                           const Kernels& kernels, const Context& context);
 
-/// What each rank would be worth in each module of a group (MethodInfo::energies). Errors: as runStep.
-Result<std::vector<std::vector<double>>> surveyStep(const Plan& plan, std::span<const size_t> group,
-                                                    std::span<const AdapterFile> adapters,
-                                                    std::span<const std::byte> input, Workspace& workspace,
-                                                    const Kernels& kernels, const Context& context);
+/// What a look at one module's adapters tells before they are merged.
+struct ModuleSurvey {
+  std::vector<uint32_t> adapter;  ///< adapters that have the module, ascending
+  Relation relation;              ///< of these adapters, in this order
+  SharedSpaces shared;
+  std::vector<double> energies;  ///< what each rank would be worth (MethodInfo::energies)
+};
+
+/// Looks at each module of a group. Errors: as runStep.
+Result<std::vector<ModuleSurvey>> surveyStep(const Plan& plan, const PlannedGroup& group,
+                                             std::span<const AdapterFile> adapters,
+                                             std::span<const std::byte> input, Workspace& workspace,
+                                             const Kernels& kernels, const Context& context);
 
 }  // namespace lego

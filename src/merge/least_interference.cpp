@@ -4,6 +4,7 @@
 
 #include "linalg/multiply.h"
 #include "merge/core_space.h"
+#include "merge/relation.h"
 
 namespace lego {
 namespace {
@@ -17,9 +18,30 @@ struct Solution {
   double noise = 0;           // rounding, in singular values of `whitened`
 };
 
+/// Share of each adapter in D, which is their weighted sum.
+std::vector<double> priorShares(const UnitPool& pool, bool isMean) {
+  const size_t n = pool.adapters();
+  double sum = 0;
+  for (const double weight : pool.weights) sum += weight;
+  std::vector<double> shares;
+  for (const double weight : pool.weights) shares.push_back(weight / sum);
+  if (isMean) return shares;
+  // Weights with mean 1. An adapter alone, or one that has nothing to do with the others, counts in full; of
+  // n copies each counts for 1 / n.
+  const Relation relation = relate(pool);
+  std::vector<double> counted(n);
+  for (size_t i = 0; i < n; ++i) {
+    double alike = 0;
+    for (size_t j = 0; j < n; ++j) alike += shares[j] * relation.cosine(i, j) * relation.cosine(i, j);
+    counted[i] = alike > 0 ? shares[i] / alike : 0;
+  }
+  return counted;
+}
+
 /// Empty where the adapters do nothing here.
-Result<std::optional<Solution>> solve(const UnitPool& pool, double eps) {
-  const InputGroup alone = pool.inputs ? InputGroup{} : groupOfOne(pool);
+Result<std::optional<Solution>> solve(const UnitPool& pool, const Options& options) {
+  const InputGroup alone =
+      pool.inputs ? InputGroup{} : groupOfOne(pool, options.choice("covariance") == "unit");
   const InputGroup& group = pool.inputs ? *pool.inputs : alone;
   const std::vector<uint32_t>& owner = pool.inputs ? pool.groupOwner : pool.owner;
   const size_t n = pool.size(), g = owner.size(), own = pool.firstInGroup;
@@ -39,16 +61,15 @@ Result<std::optional<Solution>> solve(const UnitPool& pool, double eps) {
   const Matrix response = multiply(meeting, covariance);
   Matrix h = sandwich(solution.a.root, covariance, solution.a.root);
   Matrix t = sandwich(solution.b.root, response, solution.a.root);
-  double trace = 0, weights = 0;
+  double trace = 0;
   for (size_t j = 0; j < inputs; ++j) trace += h(j, j);
-  for (const double weight : pool.weights) weights += weight;
   if (trace <= 0) return std::optional<Solution>();
-  const double pull = eps * trace / static_cast<double>(inputs);
+  const double pull = options.number("eps") * trace / static_cast<double>(inputs);
+  const std::vector<double> shares = priorShares(pool, options.choice("prior") == "mean");
 
   Matrix ownRoot(inputs, n);
   for (size_t j = 0; j < inputs; ++j) {
-    for (size_t u = 0; u < n; ++u)
-      ownRoot(j, u) = pull * pool.weightOf(u) / weights * solution.a.root(j, own + u);
+    for (size_t u = 0; u < n; ++u) ownRoot(j, u) = pull * shares[pool.owner[u]] * solution.a.root(j, own + u);
   }
   const Matrix prior = multiplyTransposed(solution.b.root, ownRoot);
   for (size_t j = 0; j < inputs; ++j) {
@@ -71,7 +92,7 @@ Result<std::optional<Solution>> solve(const UnitPool& pool, double eps) {
 
 }  // namespace
 
-InputGroup groupOfOne(const UnitPool& pool) {
+InputGroup groupOfOne(const UnitPool& pool, bool unitCovariance) {
   const size_t n = pool.size();
   InputGroup group{pool.gramA, Matrix(n, n)};
   const auto first = pool.firstUnits();
@@ -81,8 +102,9 @@ InputGroup groupOfOne(const UnitPool& pool) {
       for (size_t v = first[i]; v < first[i + 1]; ++v) energy += pool.gramA(u, v) * pool.gramB(u, v);
     }
     // An adapter of zeros here saw nothing that it would not leave alone.
+    const double divisor = unitCovariance ? energy : 1;
     for (size_t u = first[i]; u < first[i + 1] && energy > 0; ++u) {
-      for (size_t v = first[i]; v < first[i + 1]; ++v) group.within(u, v) = pool.gramB(u, v) / energy;
+      for (size_t v = first[i]; v < first[i + 1]; ++v) group.within(u, v) = pool.gramB(u, v) / divisor;
     }
   }
   return group;
@@ -90,7 +112,7 @@ InputGroup groupOfOne(const UnitPool& pool) {
 
 Result<MergedFactors> mergeLeastInterference(const UnitPool& pool, const MethodRequest& request,
                                              const Context&) {
-  const auto solved = solve(pool, request.options.number("eps"));
+  const auto solved = solve(pool, request.options);
   if (!solved) return solved.error();
   const size_t g = pool.inputs ? pool.groupOwner.size() : pool.size();
   MergedFactors merged{Matrix(request.rank, g), Matrix(request.rank, pool.size()), {}, {}, {}, {}};
@@ -110,7 +132,7 @@ Result<MergedFactors> mergeLeastInterference(const UnitPool& pool, const MethodR
 
 Result<std::vector<double>> leastInterferenceEnergies(const UnitPool& pool, const MethodRequest& request,
                                                       const Context&) {
-  const auto solved = solve(pool, request.options.number("eps"));
+  const auto solved = solve(pool, request.options);
   if (!solved) return solved.error();
   std::vector<double> energies;
   if (!*solved) return energies;

@@ -7,18 +7,24 @@
 namespace lego {
 
 /// With D_i adapter i's delta, S_i an estimate of the covariance of the inputs that it was trained on, and D
-/// the weighted mean of all D_i, minimises over T
+/// what the result is to be where the adapters say nothing, minimises over T
 ///   sum of w_i |(T - D_i) S_i^(1/2)|^2 + eps t |T - D|^2,  t = mean eigenvalue of sum of w_i S_i,
-/// and returns the best rank-k approximation of T in that norm. S_i is the sum of D_i^T D_i / |D_i|^2 over
-/// the modules that read the same input (UnitPool::inputs), or over this one alone. Weights must not be
-/// negative. Option eps: how strongly T is held to the mean where the adapters say nothing. Source:
-/// methods.md section 8.
+/// and returns the best rank-k approximation of T in that norm. Weights are relative and not negative.
+///
+/// - S_i is the sum of D_i^T D_i over the modules that read the same input, and of c D_i D_i^T over those
+///   that write it (UnitPool::inputs), or that of this module alone. Option covariance: as it is, so that an
+///   adapter has more say where it changes more (raw), or each term divided by its trace (unit).
+/// - D, option prior: the sum of the D_i, each divided by the sum of its squared cosines with all of them, so
+///   that copies count once (fitted); or their mean.
+/// - Option eps: how strongly T is held to D.
+///
+/// Source: docs/numerics.md; methods.md section 8 is covariance unit, prior mean, eps 0.1.
 Result<MergedFactors> mergeLeastInterference(const UnitPool&, const MethodRequest&, const Context&);
 
 /// Squared singular values of T in that norm.
 Result<std::vector<double>> leastInterferenceEnergies(const UnitPool&, const MethodRequest&, const Context&);
 
-/// The group that a module makes up alone.
-InputGroup groupOfOne(const UnitPool& pool);
+/// The group that a module makes up alone. `unitCovariance`: every D_i^T D_i has trace 1.
+InputGroup groupOfOne(const UnitPool& pool, bool unitCovariance);
 
 }  // namespace lego

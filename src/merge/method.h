@@ -19,11 +19,12 @@
 
 namespace lego {
 
-/// What the units of all modules that read one input say about it together. Its units are those of the
-/// modules one after the other, adapter by adapter within each.
+/// What the units of all modules that read one input, or write it, say about it together. Its units are those
+/// of the modules one after the other, adapter by adapter within each; of modules that write it, a_u and b_u
+/// have changed places.
 struct InputGroup {
   Matrix gramA;   ///< G x G, <a_u, a_v>
-  Matrix within;  ///< G x G, <b_u, b_v> / |D|^2 where u and v belong to the same delta D, otherwise 0
+  Matrix within;  ///< G x G, weighted <b_u, b_v> where u and v belong to the same delta, otherwise 0
 };
 
 /// The pooled units of one module. Unit u is the pair (a_u, b_u): a row of an adapter's A with its column

@@ -93,10 +93,16 @@ constexpr OptionInfo kLegoDeltaOptions[] = {
     kCanonical,
 };
 constexpr OptionInfo kLeastInterferenceOptions[] = {
-    {"eps", Type::Number, "", 1e-3, 10, 0.1,
-     "Pull towards the adapters' mean where they say nothing; results hardly change from 0.03 to 0.3."},
+    {"eps", Type::Number, "", 1e-3, 10, 1,
+     "How strongly the result is held to the prior; accuracy hardly changes from 0.3 to 2."},
     {"shared_inputs", Type::Choice, "on|off", 0, 0, 0,
-     "Lets modules that read the same input (query, key and value; gate and up) learn from each other."},
+     "Lets modules that read the same input (query, key and value; gate and up) learn from each other, and a "
+     "feed-forward block's last one from those that feed it."},
+    {"prior", Type::Choice, "fitted|mean", 0, 0, 0,
+     "What the result is where the adapters say nothing: their sum, in which copies count once (fitted), or "
+     "their mean."},
+    {"covariance", Type::Choice, "raw|unit", 0, 0, 0,
+     "An adapter has more say in modules that it changes more (raw), or the same in all (unit)."},
 };
 constexpr OptionInfo kPicoOptions[] = {kPico};
 constexpr OptionInfo kElectingOptions[] = {kDensity, kSign, kConvention, kPico};

@@ -54,36 +54,6 @@ double root(double squared) { return std::sqrt(std::max(0.0, squared)); }
 
 double cosineOf(double inner, double x, double y) { return x > 0 && y > 0 ? inner / (x * y) : 0.0; }
 
-/// Of all pairs of adapters: <D_i, D_j>, and how much of it is made of units that oppose each other.
-struct Overlap {
-  Matrix inner;
-  double opposing = 0, together = 0;
-};
-Overlap overlapOf(const UnitPool& pool) {
-  const auto first = pool.firstUnits();
-  const size_t n = pool.adapters();
-  Overlap overlap{Matrix(n, n), 0, 0};
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t j = 0; j <= i; ++j) {
-      double sum = 0, magnitude = 0;
-      for (size_t u = first[i]; u < first[i + 1]; ++u) {
-        const auto a = pool.gramA.row(u), b = pool.gramB.row(u);
-        for (size_t v = first[j]; v < first[j + 1]; ++v) {
-          const double product = a[v] * b[v];
-          sum += product;
-          magnitude += std::abs(product);
-        }
-      }
-      overlap.inner(i, j) = overlap.inner(j, i) = sum;
-      if (i == j) continue;
-      const double agreeing = pool.weights[i] * pool.weights[j] < 0 ? -sum : sum;
-      overlap.together += magnitude;
-      overlap.opposing += (magnitude - agreeing) / 2;
-    }
-  }
-  return overlap;
-}
-
 }  // namespace
 
 MergedGrams gramsOf(const UnitPool& pool, const MergedFactors& merged) {
@@ -123,27 +93,21 @@ Quality measure(const UnitPool& pool, const MergedGrams& grams, double scale) {
       for (size_t u = first[i]; u < first[i + 1]; ++u) cross[i] += grams.withA(q, u) * grams.withB(q, u);
     }
   }
-  const Overlap overlap = overlapOf(pool);
   Quality quality;
+  quality.relation = relate(pool);
+  const Matrix& inner = quality.relation.inner;
   quality.norm = root(own);
   double target = 0;
   for (size_t i = 0; i < n; ++i) {
     quality.inner += scale * pool.weights[i] * cross[i];
-    for (size_t j = 0; j < n; ++j)
-      target += scale * pool.weights[i] * scale * pool.weights[j] * overlap.inner(i, j);
+    for (size_t j = 0; j < n; ++j) target += scale * pool.weights[i] * scale * pool.weights[j] * inner(i, j);
   }
   quality.targetNorm = root(target);
   quality.error = root(own - 2 * quality.inner + target);
-  quality.pairCosine = Matrix(n, n);
   for (size_t i = 0; i < n; ++i) {
-    const double norm = root(overlap.inner(i, i));
-    quality.inputNorm.push_back(norm);
-    quality.inputError.push_back(root(own - 2 * cross[i] + overlap.inner(i, i)));
-    quality.inputCosine.push_back(cosineOf(cross[i], quality.norm, norm));
-    for (size_t j = 0; j < n; ++j)
-      quality.pairCosine(i, j) = i == j ? 1 : cosineOf(overlap.inner(i, j), norm, root(overlap.inner(j, j)));
+    quality.inputError.push_back(root(own - 2 * cross[i] + inner(i, i)));
+    quality.inputCosine.push_back(cosineOf(cross[i], quality.norm, quality.relation.norm[i]));
   }
-  quality.conflict = overlap.together > 0 ? overlap.opposing / overlap.together : 0;
   return quality;
 }
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "merge/method.h"
+#include "merge/relation.h"
 
 namespace lego {
 
@@ -23,14 +23,9 @@ struct Quality {
   double error = 0;       ///< |X - D*|
   double inner = 0;       ///< <X, D*>
 
-  /// Of each adapter of the pool: |D_i|, |X - D_i|, and the cosine between X and D_i (0 where one is zero).
-  std::vector<double> inputNorm, inputError, inputCosine;
-  /// N x N: cosine between D_i and D_j; 0 where one is zero, 1 on the diagonal.
-  Matrix pairCosine;
-  /// Of what units of different adapters have in common, <b_u a_u^T, b_v a_v^T> summed by magnitude, the
-  /// share that opposes: 0 where all pull together, 0.5 where they know nothing of each other, 1 where all
-  /// cancel. A negative weight turns an adapter around. 0 for a single adapter.
-  double conflict = 0;
+  Relation relation;
+  /// Of each adapter of the pool: |X - D_i|, and the cosine between X and D_i (0 where one is zero).
+  std::vector<double> inputError, inputCosine;
 
   /// |X - D*| / |D*|; infinity where D* is zero and X is not, 0 where both are.
   double relativeError() const;

@@ -202,9 +202,9 @@ void benchShares(size_t length, double module) {
   const MethodRequest request{kRank, 0, {}, options};
   const Context context;
   auto merged = mergeLego(pool, request, context);
-  relate("clustering, default search", shape, bestTime([&] { (void)mergeLego(pool, request, context); }),
+  relate("lego's clustering against lego", shape, bestTime([&] { (void)mergeLego(pool, request, context); }),
          module);
-  relate("report", shape, bestTime([&] { (void)measure(pool, gramsOf(pool, *merged), 1); }), module);
+  relate("report against lego", shape, bestTime([&] { (void)measure(pool, gramsOf(pool, *merged), 1); }), module);
 }
 
 }  // namespace

@@ -144,7 +144,7 @@ TEST(Golden, LeastInterference) {
     Recipe recipe;
     recipe.method = "least_interference";
     recipe.rank = static_cast<uint32_t>(whole(method.at("k")));
-    recipe.options = {{"eps", method.at("eps").dump()}};
+    recipe.options = {{"eps", method.at("eps").dump()}, {"prior", "mean"}, {"covariance", "unit"}};
     const Merged merged = must(mergeAll(golden.adapters, recipe));
     const auto product = delta(pairOf(merged), 1);
     expectClose({product.begin(), product.end()}, goldenDelta(golden, "least_interference", recipe.rank), 1,

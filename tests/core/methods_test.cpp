@@ -259,46 +259,20 @@ TEST(EveryMethod, ReportsWhatADenseComputationFinds) {
         // Where X is D*, all that is left is rounding, of the square root of squares.
         EXPECT_NEAR(quality.error, distance(result, target), 2e-4 * size) << what;
         for (size_t i = 0; i < inputs.size(); ++i) {
-          EXPECT_NEAR(quality.inputNorm[i] / norm(inputs[i]), 1, 1e-5) << what;
+          EXPECT_NEAR(quality.relation.norm[i] / norm(inputs[i]), 1, 1e-5) << what;
           EXPECT_NEAR(quality.inputError[i], distance(result, inputs[i]), 2e-4 * (size + norm(inputs[i])))
               << what;
           const double lengths = norm(result) * norm(inputs[i]);
           EXPECT_NEAR(quality.inputCosine[i], lengths > 0 ? inner(result, inputs[i]) / lengths : 0, 1e-5);
           for (size_t j = 0; j < inputs.size(); ++j)
-            EXPECT_NEAR(quality.pairCosine(i, j),
+            EXPECT_NEAR(quality.relation.cosine(i, j),
                         inner(inputs[i], inputs[j]) / (norm(inputs[i]) * norm(inputs[j])), 1e-5);
         }
-        EXPECT_GE(quality.conflict, 0);
-        EXPECT_LE(quality.conflict, 1);
+        EXPECT_GE(quality.relation.conflict, 0);
+        EXPECT_LE(quality.relation.conflict, 1);
       }
     }
   }
-}
-
-TEST(Conflict, IsNothingAmongCopiesAndAllAmongOpposites) {
-  const Sample sample(5);
-  Recipe recipe = recipeFor("cat");
-  const auto conflict = [&](std::vector<double> weights) {
-    recipe.weights = std::move(weights);
-    return must(mergeAll({makeAdapter("a", {sample.pair}, DType::F32, 1),
-                          makeAdapter("b", {sample.pair}, DType::F32, 1)},
-                         recipe))
-        .reports[0]
-        .quality.conflict;
-  };
-  Random random(8);
-  const Pair single = randomPair(random, 1, 30, 20);
-  const auto pairConflict = [&](double weight) {
-    recipe.weights = {1, weight};
-    return must(mergeAll(
-                    {makeAdapter("a", {single}, DType::F32, 1), makeAdapter("b", {single}, DType::F32, 1)},
-                    recipe))
-        .reports[0]
-        .quality.conflict;
-  };
-  EXPECT_EQ(pairConflict(1), 0);
-  EXPECT_EQ(pairConflict(-1), 1);
-  EXPECT_NEAR(conflict({1, 1}) + conflict({1, -1}), 1, 1e-9);
 }
 
 /// Input on which a method may divide by nothing or lose the small beside the large.
@@ -320,7 +294,7 @@ TEST(Degenerate, EveryMethodStaysFinite) {
       const auto result = delta(pairOf(merged), 1);
       EXPECT_TRUE(std::isfinite(norm(result))) << method.name;
       const Quality& quality = merged.reports[0].quality;
-      EXPECT_TRUE(std::isfinite(quality.norm + quality.cosine() + quality.conflict)) << method.name;
+      EXPECT_TRUE(std::isfinite(quality.norm + quality.cosine() + quality.relation.conflict)) << method.name;
       for (size_t i = 0; i < adapters.size(); ++i)
         EXPECT_TRUE(std::isfinite(quality.inputError[i] + quality.inputCosine[i])) << method.name;
       return result;

@@ -62,6 +62,17 @@ TEST(SharedInputs, KnowsWhatReadsTheSameVector) {
   EXPECT_EQ(sharedInputKey("lm_head"), "lm_head");
 }
 
+TEST(SharedInputs, KnowsWhatFeedsAFeedForwardBlocksLastModule) {
+  const auto feeding = feedingModules("model.layers.3.mlp.down_proj");
+  ASSERT_EQ(feeding.size(), 2u);
+  EXPECT_EQ(feeding[0].path, "model.layers.3.mlp.up_proj");
+  EXPECT_EQ(feeding[1].path, "model.layers.3.mlp.gate_proj");
+  EXPECT_GT(feeding[0].strength, feeding[1].strength);
+  EXPECT_EQ(feedingModules("w2").front().path, "w3");
+  EXPECT_TRUE(feedingModules("model.layers.3.mlp.up_proj").empty());
+  EXPECT_TRUE(feedingModules("").empty());
+}
+
 uint32_t rankFor(RankRule::Kind kind, double value, std::vector<double> singularValues) {
   for (double& s : singularValues) s *= s;
   return rankByRule({kind, value}, singularValues);

@@ -59,7 +59,7 @@ TEST(Session, SameBytesOnEveryPlatform) {
     recipe.method = method.name;
     all = (all ^ hash(recipe)) * 0x100000001B3u;
   }
-  EXPECT_EQ(all, 1129162507937976423u);
+  EXPECT_EQ(all, 4659426304524871607u);
 }
 
 TEST(Session, ReferenceKernelsGiveTheSameBytes) {

@@ -1,6 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-// The four verbs: inspect, plan, merge, createMerger. The same on every platform.
+// The verbs: inspect, compare, plan, merge, and createMerger, which keeps what they need. The same on every platform.
 
+import { comparisonOf, type Comparison } from './comparison.js'
 import { MergeError } from './error.js'
 import { methods, version, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
 import { resolveInput, type MergeInput } from './input.js'
@@ -74,6 +75,11 @@ export interface Merger {
    * Rejects with MergeError.
    */
   inspect(input: MergeInput, options?: Pick<MergeOptions, 'signal'>): Promise<Inspection>
+  /**
+   * How adapters stand to each other, and how they are best merged. Reads all weights, and of each input its
+   * weight. Rejects with MergeError wherever merge() would refuse, or with the signal's reason.
+   */
+  compare(inputs: readonly MergeInput[], options?: Pick<MergeOptions, 'signal' | 'onProgress'>): Promise<Comparison>
   /** What a merge would do, weights unread. Rejects with MergeError wherever merge() would refuse. */
   plan(inputs: readonly MergeInput[], recipe?: Recipe, options?: Pick<MergeOptions, 'signal'>): Promise<MergePlan>
   /** Merges adapters. Rejects with MergeError, or with the signal's reason. */
@@ -86,6 +92,7 @@ export interface Merger {
 export interface Api {
   createMerger: (options?: MergerOptions) => Merger
   inspect: Merger['inspect']
+  compare: Merger['compare']
   plan: Merger['plan']
   merge: Merger['merge']
 }
@@ -117,6 +124,14 @@ export function defineApi(platform: Platform): Api {
         const { adapter } = await resolveInput(platform, input, 0)
         return call('inspect', { adapter }, options)
       },
+      async compare(inputs, options = {}) {
+        const job = await jobOf(platform, inputs, { method: 'svd', rank: 'auto' })
+        return comparisonOf(
+          job.adapters.map(({ label }) => label),
+          job.weights,
+          await call('compare', { job }, options),
+        )
+      },
       async plan(inputs, recipe = {}, options = {}) {
         return call('plan', { job: await jobOf(platform, inputs, recipe) }, options)
       },
@@ -144,6 +159,7 @@ export function defineApi(platform: Platform): Api {
   return {
     createMerger,
     inspect: (input, options) => once(merger => merger.inspect(input, options)),
+    compare: (inputs, options) => once(merger => merger.compare(inputs, options)),
     plan: (inputs, recipe, options) => once(merger => merger.plan(inputs, recipe, options)),
     merge: (inputs, recipe, options) => once(merger => merger.merge(inputs, recipe, options)),
   }

@@ -9,6 +9,8 @@ const api = defineApi(browser)
 export const createMerger = api.createMerger
 /** What an adapter holds. See Merger.inspect. */
 export const inspect = api.inspect
+/** How adapters stand to each other, and how they are best merged. See Merger.compare. */
+export const compare = api.compare
 /** What a merge would do. See Merger.plan. */
 export const plan = api.plan
 /** Merges adapters. See Merger.merge. */
@@ -16,6 +18,8 @@ export const merge = api.merge
 
 export { methods, version } from './api.js'
 export type { Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, RankRule, Recipe } from './api.js'
+export type { Advice, Reason } from './advice.js'
+export type { Comparison, ModuleComparison, Relations } from './comparison.js'
 export { errorCodes, MergeError } from './error.js'
 export type { MergeErrorCode } from './error.js'
 export type { AdapterSource, MergeInput, Source, WeightedInput } from './input.js'

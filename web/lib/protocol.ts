@@ -2,7 +2,7 @@
 // and replies are derived from it.
 
 import type { ErrorData } from './error.js'
-import type { AdapterValue, ModuleRankValue, ModuleWeightValue, PlanValue, ReportValue, TensorValue } from './generated/core-single.mjs'
+import type { AdapterValue, ModuleRankValue, ModuleWeightValue, PlanValue, ReportValue, SurveyValue, TensorValue } from './generated/core-single.mjs'
 import type { MethodName, MethodOptions } from './generated/registry.js'
 import type { FileReference } from './source.js'
 import type { OutputReference, SinkResult } from './sink.js'
@@ -42,6 +42,12 @@ export interface MergeOutcome {
   readonly hashes?: { readonly inputs: readonly string[]; readonly outputs: readonly string[]; readonly seconds: number }
 }
 
+/** What a look at the weights leaves: the plan with ranks that they suggest, and one survey for each of its modules. */
+export interface ComparisonData {
+  readonly plan: PlanData
+  readonly surveys: readonly SurveyValue[]
+}
+
 /** The plan as the core gives it, without what only the worker needs. */
 export type PlanData = Omit<PlanValue, 'error' | 'batches'>
 export type AdapterData = Omit<AdapterValue, 'error'>
@@ -50,6 +56,7 @@ export type { TensorValue }
 export interface Calls {
   inspect: { in: { readonly adapter: AdapterReference }; out: AdapterData }
   plan: { in: { readonly job: Job }; out: PlanData }
+  compare: { in: { readonly job: Job }; out: ComparisonData }
   merge: { in: { readonly job: Job; readonly output: OutputReference; readonly hashes: boolean }; out: MergeOutcome }
 }
 export type CallName = keyof Calls

@@ -4,6 +4,7 @@ import type { ReportValue } from './generated/core-single.mjs'
 import { version } from './generated/registry.js'
 import { configFileName, tensorFileName } from './input.js'
 import type { Job, MergeOutcome, PlanData, TensorValue } from './protocol.js'
+import { cosineOf, pairMatrix, totalCosine, type PairValue } from './totals.js'
 
 /** One merged tensor. Its values are read when they are asked for, so a merge costs no memory here. */
 export interface MergedTensor {
@@ -201,7 +202,6 @@ export function errorNorm(relative: number | null, of: number, own: number): num
 function qualityTotals(modules: readonly ModuleReport[], adapters: number): Pick<MergeReport['totals'], 'relativeError' | 'cosine' | 'retainedEnergy' | 'conflict' | 'inputs' | 'pairCosines' | 'units' | 'rank' | 'nearZero'> {
   const sum = (value: (module: ModuleReport) => number): number => modules.reduce((total, module) => total + value(module), 0)
   const ratio = (x: number, y: number): number | null => (y > 0 ? x / y : x > 0 ? null : 0)
-  const cosineOf = (inner: number, x: number, y: number): number => (x > 0 && y > 0 ? inner / Math.sqrt(x * y) : 0)
 
   const own = sum(({ norm }) => norm ** 2)
   const target = sum(({ targetNorm }) => targetNorm ** 2)
@@ -220,17 +220,13 @@ function qualityTotals(modules: readonly ModuleReport[], adapters: number): Pick
     })
     return { adapter, norm: Math.sqrt(energy), relativeError: ratio(Math.sqrt(error), Math.sqrt(energy)), cosine: cosineOf(inner, own, energy) }
   })
-  const pairCosines = energies.map((x, i) =>
-    energies.map((y, j) => {
-      const inner = sum(module => {
-        const a = module.inputs.findIndex(({ adapter }) => adapter === i)
-        const b = module.inputs.findIndex(({ adapter }) => adapter === j)
-        if (a < 0 || b < 0) return 0
-        return (module.pairCosines[a]?.[b] ?? 0) * (module.inputs[a]?.norm ?? 0) * (module.inputs[b]?.norm ?? 0)
-      })
-      return cosineOf(inner, x, y)
-    }),
-  )
+  const pairs = (i: number, j: number): PairValue[] =>
+    modules.flatMap(module => {
+      const a = module.inputs.findIndex(({ adapter }) => adapter === i)
+      const b = module.inputs.findIndex(({ adapter }) => adapter === j)
+      return a < 0 || b < 0 ? [] : [{ norms: [module.inputs[a]?.norm ?? 0, module.inputs[b]?.norm ?? 0] as const, value: module.pairCosines[a]?.[b] ?? 0 }]
+    })
+  const pairCosines = pairMatrix(adapters, (i, j) => totalCosine(pairs(i, j), energies[i] as number, energies[j] as number))
   return {
     relativeError: ratio(Math.sqrt(sum(module => errorNorm(module.relativeError, module.targetNorm, module.norm) ** 2)), Math.sqrt(target)),
     cosine,

@@ -5,7 +5,7 @@ import type { BatchValue, ErrorValue, MainModule, PlanValue, Session } from './g
 import { methods } from './generated/registry.js'
 import { configFileName, tensorFileName } from './input.js'
 import { hashOf, HashingSink, type CreateHasher } from './hash.js'
-import type { AdapterData, AdapterReference, CancelFlag, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
+import type { AdapterData, AdapterReference, CancelFlag, ComparisonData, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
 import type { OpenSink, OutputReference } from './sink.js'
 import { readFailed, type ByteSource, type OpenSource } from './source.js'
@@ -184,23 +184,44 @@ async function forEachBatch(session: Session, sources: readonly ByteSource[], ba
   return reader.bytes
 }
 
-/** The plan with the ranks that the weights themselves suggest, where the recipe asks for that. */
-async function withChosenRanks(session: Session, sources: readonly ByteSource[], first: CheckedPlan, listener: Listener): Promise<CheckedPlan> {
-  if (first.plan.ranksAreKnown) return first
-  await forEachBatch(session, sources, first.batches, listener, async index => {
+/** Looks at every module, and makes the plan with the ranks that their weights suggest. */
+async function survey(session: Session, sources: readonly ByteSource[], first: CheckedPlan, progress: (modulesSeen: number) => void, listener: Listener): Promise<CheckedPlan> {
+  let seen = 0
+  await forEachBatch(session, sources, first.batches, listener, async (index, batch) => {
     check(session.survey(index))
-    listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone: 0, modules: first.plan.modules.length })
+    seen += batch.modules
+    progress(seen)
   })
   return checkedPlan(session.chooseRanks())
+}
+
+/** Lets the caller set the session's cancel flag himself, where memory is shared. */
+function shareCancelFlag(tools: Tools, session: Session, listener: Listener): void {
+  const { buffer } = tools.core.wasmMemory as WebAssembly.Memory
+  if (typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer) listener.flag({ buffer, address: session.cancelAddress() })
+}
+
+/** `job` must leave the ranks to the weights. */
+export async function compare(tools: Tools, job: Job, listener: Listener): Promise<ComparisonData> {
+  return withSession(tools, tools.settings.threads, async (session, sources) => {
+    shareCancelFlag(tools, session, listener)
+    await openAll(tools, session, sources, job, listener)
+    const first = makePlan(session, job)
+    const modules = first.plan.modules.length
+    const { plan } = await survey(session, sources, first, modulesDone => listener.progress({ fraction: modulesDone / modules, modulesDone, modules }), listener)
+    return { plan, surveys: session.surveys() }
+  })
 }
 
 export async function merge(tools: Tools, job: Job, output: OutputReference, wantsHashes: boolean, listener: Listener): Promise<MergeOutcome> {
   const start = performance.now()
   return withSession(tools, tools.settings.threads, async (session, sources) => {
-    const { buffer } = tools.core.wasmMemory as WebAssembly.Memory
-    if (typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer) listener.flag({ buffer, address: session.cancelAddress() })
+    shareCancelFlag(tools, session, listener)
     await openAll(tools, session, sources, job, listener)
-    const { plan, batches } = await withChosenRanks(session, sources, makePlan(session, job), listener)
+    const first = makePlan(session, job)
+    // 1 is kept for the moment when the result is complete.
+    const progress = (modulesDone: number): void => listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone, modules: first.plan.modules.length })
+    const { plan, batches } = first.plan.ranksAreKnown ? first : await survey(session, sources, first, () => progress(0), listener)
     const plain = await tools.openSink(output)
     const hashing = wantsHashes ? new HashingSink(plain, tools.createHasher) : undefined
     const sink = hashing ?? plain
@@ -213,8 +234,7 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
         check(result.error)
         await sink.write(result.bytes)
         modulesDone += batch.modules
-        // 1 is kept for the moment when the result is complete.
-        listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone, modules: plan.modules.length })
+        progress(modulesDone)
       })
       const config = new TextEncoder().encode(plan.config)
       await sink.begin({ name: configFileName, size: config.length })

@@ -4,7 +4,7 @@
 import { MergeError, messageOf, type ErrorData } from './error.js'
 import type { MainModule } from './generated/core-single.mjs'
 import type { Progress, Reply, Request } from './protocol.js'
-import { inspect, merge, plan, type Listener, type Tools } from './run.js'
+import { compare, inspect, merge, plan, type Listener, type Tools } from './run.js'
 
 /** The worker's end of the line. */
 export interface Port {
@@ -80,6 +80,8 @@ async function dispatch(tools: Tools, request: Exclude<Request, { cancel: number
       return inspect(tools, request.args.adapter)
     case 'plan':
       return plan(tools, request.args.job, listener)
+    case 'compare':
+      return compare(tools, request.args.job, listener)
     case 'merge':
       return merge(tools, request.args.job, request.args.output, request.args.hashes, listener)
   }
