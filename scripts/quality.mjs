@@ -1,53 +1,18 @@
 // `npm run quality`: merges the adapters of tests/minibench with every method at rank 8, runs the model with each
 // result, and prints what is left of the adapters' accuracy. `npm run quality -- --update` writes docs/quality.md
-// (about an hour); `--only NAME` looks at one method.
+// (about an hour); `--only NAME` looks at one method, one entry, or one kind of table (entry, rank, sameTask).
 
-import { cpus } from 'node:os'
+import { once, on } from 'node:events'
+import { availableParallelism, cpus } from 'node:os'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { entries } from '../tests/quality/entries.mjs'
-import { adapterSets, mean, Minibench, subsets, tasks } from '../tests/quality/minibench.mjs'
+import { Worker } from 'node:worker_threads'
+import { entries, rankTrials, sameTaskTrials } from '../tests/quality/entries.mjs'
+import { adapterSets, mean, subsets, tasks } from '../tests/quality/minibench.mjs'
 import { build } from './build.mjs'
 import { main, step } from './say.mjs'
 import { project } from './toolchain.mjs'
-
-const rank = 8
-/** Factors on the whole delta, of which the one that is best on validation sequences is reported beside 1. */
-const scales = [0.35, 0.5, 0.71, 1, 1.41, 2, 2.83, 4, 5.66]
-
-/** Scores of one merge: at its own scale, and at the best one. */
-async function scoreMerge(bench, tensors, of) {
-  const total = scores => mean(Object.values(scores).map(({ token }) => token))
-  let best = { scale: 1, score: -Infinity }
-  for (const scale of scales) {
-    const score = total(await bench.score(tensors, { scale, kind: 'val', of }))
-    if (score > best.score) best = { scale, score }
-  }
-  const own = await bench.score(tensors, { of })
-  return { own, best: best.scale === 1 ? own : await bench.score(tensors, { scale: best.scale, of }), scale: best.scale }
-}
-
-/** All merges of one entry on one set of adapters: by number of adapters, over subsets and seeds. */
-async function measure(bench, merger, entry, set) {
-  const results = {}
-  for (const [count, groups] of Object.entries(subsets)) {
-    if (entry.most && Number(count) > entry.most) continue
-    const runs = []
-    for (const group of groups) {
-      for (const seed of entry.seeds) {
-        const weight = entry.weights === 'share' ? 1 / group.length : 1
-        const { tensors } = await merger.merge(
-          group.map(task => ({ source: adapterSets[set](task), weight })),
-          { ...entry.recipe, seed, dtype: 'f32', ...(entry.takesRank && { rank }) },
-        )
-        runs.push(await scoreMerge(bench, tensors, group))
-      }
-    }
-    results[count] = runs
-  }
-  return results
-}
 
 const tokens = scores => mean(Object.values(scores).map(({ token }) => token))
 const exacts = scores => mean(Object.values(scores).map(({ exact }) => exact))
@@ -87,7 +52,7 @@ function details(measured, set) {
     .map(({ entry, sets }) => {
       const runs = sets[set][6]
       const totals = runs.map(run => tokens(run.own))
-      return { entry, total: mean(totals), cells: [figure(mean(totals)) + (runs.length > 1 ? ` ± ${figure(deviation(totals))}` : ''), figure(mean(runs.map(run => exacts(run.own)))), ...tasks.map(task => figure(mean(runs.map(run => run.own[task].token)))), [...new Set(runs.map(run => run.scale))].join(', ')] }
+      return { entry, total: mean(totals), cells: [figure(mean(totals)) + (runs.length > 1 ? ` ± ${figure(deviation(totals))}` : ''), figure(mean(runs.map(run => exacts(run.own)))), ...tasks.map(task => figure(mean(runs.map(run => run.own[task].token)))), [...new Set(runs.map(run => figure(run.scale)))].join(', ')] }
     })
   rows.sort((x, y) => y.total - x.total)
   return table(['method', 'token', 'exact', ...tasks, 'best scale'], rows.map(({ entry, cells }) => [entry.label, ...cells]))
@@ -116,36 +81,84 @@ async function update(sections) {
   await writeFile(path, text)
 }
 
+/** Accuracy at each rank, with the rank that `auto` found. */
+function rankTable(trials) {
+  const ranks = [...new Set(trials.map(({ rank }) => rank))]
+  const rows = [...new Set(trials.map(({ recipe }) => recipe.method))].flatMap(method =>
+    Object.keys(adapterSets).map(set => [
+      method,
+      set,
+      ...ranks.map(rank => {
+        const { sets } = trials.find(trial => trial.recipe.method === method && trial.rank === rank)
+        return figure(sets[set].token) + (rank === 'auto' ? ` (rank ${figure(sets[set].rank)})` : '')
+      }),
+    ]),
+  )
+  return table(['method', 'adapters', ...ranks.map(rank => (rank === 'auto' ? 'auto (mean rank)' : `rank ${rank}`))], rows)
+}
+
+/** Two adapters for one task. */
+function sameTaskTable(trials) {
+  const head = ({ twice, both }) => ['method', `an adapter with itself (cosine ${twice.cosine.toFixed(2)})`, `plain with gated (cosine ${both.cosine.toFixed(2)})`]
+  return table(head(trials[0].sets), trials.map(({ recipe, sets }) => [recipe.method, figure(sets.twice.token), figure(sets.both.token)]))
+}
+
+/** Hands work to a worker for each core; `done` gets each result as it comes. */
+async function measureAll(library, work, done) {
+  const waiting = [...work.entries()]
+  const results = []
+  await Promise.all(
+    Array.from({ length: availableParallelism() }, async () => {
+      const worker = new Worker(join(project, 'tests/quality/measure.mjs'), { workerData: { library } })
+      const answers = on(worker, 'message')
+      await answers.next()
+      for (let next = waiting.shift(); next; next = waiting.shift()) {
+        const [place, item] = next
+        worker.postMessage({ kind: item.kind, index: item.index })
+        results[place] = { ...item, sets: (await answers.next()).value[0] }
+        done(results[place])
+      }
+      worker.postMessage({ close: true })
+      await once(worker, 'exit')
+    }),
+  )
+  return results
+}
+
+function lines({ kind, label, sets }) {
+  if (kind === 'entry') {
+    return Object.entries(sets).map(([set, results]) => {
+      const { own, best } = summary(results)
+      const text = values => Object.entries(values).map(([count, value]) => `${count}: ${figure(value)}`).join('  ')
+      return `${label}, ${set}: default ${text(own)}   best scale ${text(best)}`
+    })
+  }
+  return Object.entries(sets).map(([set, { token }]) => `${label}, ${set}: ${figure(token)}`)
+}
+
 await main(async () => {
   const { values: flags } = parseArgs({ options: { update: { type: 'boolean' }, only: { type: 'string', multiple: true } } })
   await build()
-  const { createMerger, methods } = await import(join(project, 'dist/node/index.js'))
-  const bench = await Minibench.open()
-  const merger = createMerger()
-  const measured = []
-  try {
-    for (const entry of entries(methods)) {
-      if (flags.only && !flags.only.includes(entry.recipe.method) && !flags.only.includes(entry.label)) continue
-      await step(entry.label, async () => {
-        const sets = {}
-        for (const set of Object.keys(adapterSets)) sets[set] = await measure(bench, merger, entry, set)
-        measured.push({ entry, sets })
-        for (const set of Object.keys(adapterSets)) {
-          const { own, best } = summary(sets[set])
-          const text = values => Object.entries(values).map(([count, value]) => `${count}: ${figure(value)}`).join('  ')
-          console.log(`  ${set.padEnd(6)} default ${text(own)}   best scale ${text(best)}`)
-        }
-      })
-    }
-  } finally {
-    await merger.close()
-  }
+  const library = join(project, 'dist/node/index.js')
+  const { methods } = await import(library)
+  const work = [
+    ...entries(methods).map((entry, index) => ({ kind: 'entry', index, entry, recipe: entry.recipe, label: entry.label })),
+    ...rankTrials.map(({ recipe, rank }, index) => ({ kind: 'rank', index, recipe, rank, label: `${recipe.method}, rank ${rank}` })),
+    ...sameTaskTrials.map(({ recipe }, index) => ({ kind: 'sameTask', index, recipe, label: `${recipe.method}, same task` })),
+  ].filter(({ kind, label, recipe }) => !flags.only || [kind, label, recipe.method].some(name => flags.only.includes(name)))
+  const results = await step(`${work.length} measurements`, () => measureAll(library, work, result => lines(result).forEach(line => console.log(`  ${line}`))))
+  const of = kind => results.filter(result => result.kind === kind)
+  const measured = of('entry')
   const sections = {
-    default: overview(measured, 'own'),
-    best: overview(measured, 'best'),
-    plain: details(measured, 'plain'),
-    gated: details(measured, 'gated'),
-    reference: comparison(measured),
+    ...(measured.length > 0 && {
+      default: overview(measured, 'own'),
+      best: overview(measured, 'best'),
+      plain: details(measured, 'plain'),
+      gated: details(measured, 'gated'),
+      reference: comparison(measured),
+    }),
+    ...(of('rank').length > 0 && { ranks: rankTable(of('rank')) }),
+    ...(of('sameTask').length > 0 && { sameTask: sameTaskTable(of('sameTask')) }),
     machine: `Measured with Node ${process.versions.node} and onnxruntime-web on ${cpus()[0].model.replace(/\s+/g, ' ').trim()}.`,
   }
   for (const section of Object.values(sections)) console.log(`\n${section}`)

@@ -7,7 +7,10 @@ const variants = [
   { label: 'svd, weights 1', recipe: { method: 'svd' }, reference: { plain: { own: 29.5, best: 47 }, gated: { own: 76.3, best: 76.3 } } },
   { label: 'cat, weights 1/N', recipe: { method: 'cat' }, weights: share, reference: { plain: { own: 38.7, best: 48.2 }, gated: { own: 29.8, best: 81.8 } } },
   { label: 'cat, weights 1', recipe: { method: 'cat' }, reference: { plain: { own: 26.1, best: 48.1 }, gated: { own: 80.1, best: 80.1 } } },
-  { label: 'least_interference, own inputs only', recipe: { method: 'least_interference', sharedInputs: 'off' }, reference: { plain: { own: 50.1 }, gated: { own: 75.4 } } },
+  { label: 'least_interference, first form', recipe: { method: 'least_interference', sharedInputs: 'off', prior: 'mean', covariance: 'unit', eps: 0.1 }, reference: { plain: { own: 50.1 }, gated: { own: 75.4 } } },
+  { label: 'least_interference, own inputs only', recipe: { method: 'least_interference', sharedInputs: 'off' } },
+  { label: 'least_interference, prior: mean', recipe: { method: 'least_interference', prior: 'mean' } },
+  { label: 'least_interference, covariance: unit', recipe: { method: 'least_interference', covariance: 'unit' } },
   { label: 'lego, Euclidean reweighting', recipe: { method: 'lego', parameterReweight: 'l2' } },
   { label: 'lego, balanced gauge', recipe: { method: 'lego', gauge: 'balanced' } },
   { label: 'lego, no reweighting', recipe: { method: 'lego', parameterReweight: 'off', outputReweight: 'off' } },
@@ -30,6 +33,14 @@ const references = {
   peft_ties: { plain: { own: 36.2, best: 36.2 }, gated: { own: 30.1, best: 35.6 } },
   prune: { plain: { own: 34.8, best: 34.8 }, gated: { own: 38.4, best: 38.2 } },
 }
+
+/** Ranks, fixed and from the data, for the methods that the choice matters most to. */
+export const rankTrials = ['least_interference', 'svd', 'lego', 'lego_delta'].flatMap(method =>
+  [2, 4, 8, 16, 32, 'auto'].map(rank => ({ recipe: { method }, rank })),
+)
+
+/** Two adapters for the same task: each with itself, and the plain with the gated one. */
+export const sameTaskTrials = ['least_interference', 'svd', 'ties', 'karcher', 'lego'].map(method => ({ recipe: { method } }))
 
 /** Three seeds where chance has a part. */
 const isRandom = ({ method }) => /lego|dare|della/.test(method)

@@ -20,6 +20,12 @@ export interface Relations {
   readonly sharedOutputs: readonly (readonly number[])[]
   /** Of what the inputs' ranks have in common, the share that opposes: 0.5 where they know nothing of each other. */
   readonly conflict: number
+  /**
+   * How far they are in each other's way, 0 to 1: the mean over the pairs, by their norms, of
+   * sharedInputs (1 - pairCosines) / 2. 0 where they read nothing in common or do the same, 1 where they read
+   * the same and do the opposite.
+   */
+  readonly interference: number
 }
 
 export interface ModuleComparison extends Relations {
@@ -48,6 +54,9 @@ export function comparisonOf(names: readonly string[], weights: readonly number[
     const survey = surveys[m] as SurveyValue
     const at = names.map((_, adapter) => survey.adapters.indexOf(adapter))
     const spread = (matrix: readonly (readonly number[])[]): number[][] => pairMatrix(names.length, (i, j) => matrix[at[i] as number]?.[at[j] as number] ?? 0)
+    const norms = at.map(index => survey.norms[index] ?? 0)
+    const pairCosines = spread(survey.pairCosines)
+    const sharedInputs = spread(survey.sharedInputs)
     return {
       module: path,
       kind,
@@ -55,15 +64,26 @@ export function comparisonOf(names: readonly string[], weights: readonly number[
       out,
       ranks,
       suggestedRank: rank,
-      norms: at.map(index => survey.norms[index] ?? 0),
-      pairCosines: spread(survey.pairCosines),
-      sharedInputs: spread(survey.sharedInputs),
+      norms,
+      pairCosines,
+      sharedInputs,
       sharedOutputs: spread(survey.sharedOutputs),
       conflict: survey.conflict,
+      interference: weightedMean(interferences({ norms, pairCosines, sharedInputs })),
     }
   })
   const totals = totalsOf(names.length, modules)
   return { names, totals, modules, advice: adviceFor(names, weights, totals, modules), notices: plan.notices }
+}
+
+/** Of each pair in one module. */
+function interferences({ norms, pairCosines, sharedInputs }: Pick<Relations, 'norms' | 'pairCosines' | 'sharedInputs'>): PairValue[] {
+  return norms.flatMap((norm, i) =>
+    norms.slice(0, i).map((other, j) => ({
+      norms: [norm, other] as const,
+      value: ((sharedInputs[i]?.[j] as number) * (1 - (pairCosines[i]?.[j] as number))) / 2,
+    })),
+  )
 }
 
 function totalsOf(adapters: number, modules: readonly ModuleComparison[]): Relations {
@@ -79,5 +99,6 @@ function totalsOf(adapters: number, modules: readonly ModuleComparison[]): Relat
     sharedInputs: pairMatrix(adapters, (i, j) => weightedMean(pairs(module => module.sharedInputs, i, j))),
     sharedOutputs: pairMatrix(adapters, (i, j) => weightedMean(pairs(module => module.sharedOutputs, i, j))),
     conflict: all > 0 ? modules.reduce((sum, module) => sum + module.conflict * energy(module), 0) / all : 0,
+    interference: weightedMean(modules.flatMap(interferences)),
   }
 }

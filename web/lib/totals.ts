@@ -25,7 +25,7 @@ export function totalCosine(pairs: readonly PairValue[], x: number, y: number): 
   )
 }
 
-/** Mean of a value over the modules that two adapters share, each by the product of their norms there. */
+/** Mean of values of pairs, each by the product of the pair's norms. */
 export function weightedMean(pairs: readonly PairValue[]): number {
   const all = pairs.reduce((sum, { norms }) => sum + norms[0] * norms[1], 0)
   return all > 0 ? pairs.reduce((sum, { norms, value }) => sum + value * norms[0] * norms[1], 0) / all : 0

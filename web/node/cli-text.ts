@@ -1,7 +1,7 @@
 // The command line's results as text for people.
 
 import { errorNorm } from '../lib/result.js'
-import type { Inspection, MergePlan, MergeReport, MethodInfo } from './index.js'
+import type { Comparison, Inspection, MergePlan, MergeReport, MethodInfo } from './index.js'
 
 /** 1234567 -> "1.23 MB" */
 export function bytesText(bytes: number): string {
@@ -82,6 +82,39 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
   const widths = head.map((_, column) => Math.max(...[head, ...rows].map(row => row[column]?.length ?? 0)))
   const line = (row: readonly string[]): string => `  ${row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0))).join('  ')}`.trimEnd() + '\n'
   return [head, ...rows].map(line).join('')
+}
+
+/** Modules where the adapters are most in each other's way. */
+const worstModules = 5
+
+export function comparisonText({ names, totals, modules, advice, notices }: Comparison): string {
+  // Numbers in place of names keep a matrix of twenty adapters readable.
+  const cosines = table(
+    ['cosines', '', ...names.slice(0, -1).map((_, j) => String(j + 1))],
+    names.map((name, i) => [`${i + 1} ${name}`, '', ...names.slice(0, -1).map((_, j) => (j < i ? (totals.pairCosines[i]?.[j] ?? 0).toFixed(2) : ''))]),
+  )
+  const worst = modules
+    .filter(({ interference }) => interference > 0)
+    .sort((x, y) => y.interference - x.interference)
+    .slice(0, worstModules)
+  return (
+    cosines +
+    '\n' +
+    lines([
+      ['interference', `${percent(totals.interference)}, 0 where they read different things or do the same, 100 where they do the opposite`],
+      ['conflict', `${percent(totals.conflict)} of what their ranks have in common opposes; 50 is chance`],
+    ]) +
+    '\n' +
+    (worst.length > 0
+      ? `${table(
+          ['most in each other\'s way', 'interference', 'conflict', 'rank of the sum'],
+          worst.map(({ module, interference, conflict, suggestedRank }) => [module, percent(interference), percent(conflict), String(suggestedRank)]),
+        )}\n`
+      : '') +
+    `  advice: --method ${advice.method}${advice.rank === undefined ? '' : ` --rank ${advice.rank}`} --weights ${advice.weights.join(',')}\n` +
+    advice.reasons.map(({ about, text }) => `    - ${about}: ${text}\n`).join('') +
+    bullets('note', notices)
+  )
 }
 
 /** Modules by their last name, such as q_proj: what differs most in practice is the kind of layer. */

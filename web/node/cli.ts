@@ -4,10 +4,10 @@
 
 import { writeFile } from 'node:fs/promises'
 import { Command, CommanderError, Option } from 'commander'
-import { createMerger, MergeError, methods, version, type Inspection, type Merger, type WeightedInput } from './index.js'
+import { createMerger, MergeError, methods, version, type Comparison, type Inspection, type Merger, type WeightedInput } from './index.js'
 import { messageOf } from '../lib/error.js'
 import { inputsOf, recipeOf, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
-import { inspectionText, mergeText, methodsText, planText } from './cli-text.js'
+import { comparisonText, inspectionText, mergeText, methodsText, planText } from './cli-text.js'
 import { progressBar } from './progress-bar.js'
 
 interface MergeFlags extends RecipeFlags {
@@ -39,6 +39,25 @@ function withOutput(command: Command): Command {
     .requiredOption('-o, --output <folder>', 'folder for the result; it appears only when it is complete')
     .addOption(new Option('--format <format>', 'file format of the result').choices(['same', 'peft']).default('same'))
     .option('--report <file>', 'write the full report, module by module and with hashes of all files, as JSON')
+}
+
+interface LookFlags extends CommonFlags {
+  headersOnly?: boolean
+}
+
+function withHeadersOnly(command: Command): Command {
+  return command.option('--headers-only', 'read no weights: nothing is said about how the adapters stand to each other')
+}
+
+/** How several adapters stand to each other, unless the flags forbid to read weights. */
+async function compareAll(merger: Merger, inputs: readonly WeightedInput[], flags: LookFlags, signal: AbortSignal): Promise<Comparison | undefined> {
+  if (flags.headersOnly || inputs.length < 2) return undefined
+  const bar = progressBar()
+  try {
+    return await merger.compare(inputs, { signal, onProgress: bar.update })
+  } finally {
+    bar.end()
+  }
 }
 
 async function mergeTo(inputs: readonly WeightedInput[], flags: MergeFlags): Promise<void> {
@@ -79,24 +98,33 @@ function defineProgram(): Command {
       return mergeTo([{ source: adapter }], flags)
     })
 
-  withWeights(withRecipe(program.command('plan'), everyMethod, everyMethod[0] as string))
-    .description('show what a merge would do, without reading a single weight')
+  withHeadersOnly(withWeights(withRecipe(program.command('plan'), everyMethod, everyMethod[0] as string)))
+    .description('show what a merge would do, where the adapters are in each other\'s way, and which settings suit them')
     .argument('<adapters...>', 'PEFT folders or tensor files')
-    .action((adapters: string[], flags: RecipeFlags) =>
+    .action((adapters: string[], flags: RecipeFlags & LookFlags) =>
       withMerger(flags, async (merger, signal) => {
-        const plan = await merger.plan(inputsOf(adapters, flags), recipeOf(flags), { signal })
-        print(flags, plan, () => planText(plan))
+        const inputs = inputsOf(adapters, flags)
+        const plan = await merger.plan(inputs, recipeOf(flags), { signal })
+        const comparison = await compareAll(merger, inputs, flags, signal)
+        print(flags, { plan, ...(comparison && { comparison }) }, () => planText(plan) + (comparison ? `\n${comparisonText(comparison)}` : ''))
       }),
     )
 
-  withCommon(program.command('inspect'))
-    .description('show what adapters hold')
+  withHeadersOnly(withCommon(program.command('inspect')))
+    .description('show what adapters hold, and how several of them stand to each other')
     .argument('<adapters...>', 'PEFT folders or tensor files')
-    .action((adapters: string[], flags: CommonFlags) =>
+    .action((adapters: string[], flags: LookFlags) =>
       withMerger(flags, async (merger, signal) => {
         const found: Inspection[] = []
         for (const adapter of adapters) found.push(await merger.inspect(adapter, { signal }))
-        print(flags, found, () => found.map(inspectionText).join('\n'))
+        try {
+          const comparison = await compareAll(merger, inputsOf(adapters, {}), flags, signal)
+          print(flags, { adapters: found, ...(comparison && { comparison }) }, () => [...found.map(inspectionText), ...(comparison ? [comparisonText(comparison)] : [])].join('\n'))
+        } catch (error) {
+          // Adapters that cannot be merged can still be looked at.
+          if (!(error instanceof MergeError)) throw error
+          print(flags, { adapters: found, problem: error.toJSON() }, () => `${found.map(inspectionText).join('\n')}\nThey cannot be merged: ${error.message}\n`)
+        }
       }),
     )
 
