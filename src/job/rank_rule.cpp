@@ -79,45 +79,79 @@ uint32_t countForShare(std::span<const double> values, double share) {
   return static_cast<uint32_t>(values.size());
 }
 
-Result<std::vector<uint32_t>> ranksForSize(const Plan& plan, std::span<const std::vector<double>> energies) {
-  const uint64_t element = bitsOf(plan.dtype) / 8;
+/// What each rank of each module is worth beside those of all others.
+std::vector<std::vector<double>> worthsOf(std::span<const std::vector<double>> energies) {
+  std::vector<std::vector<double>> worths(energies.begin(), energies.end());
+  for (auto& values : worths) {
+    const double norm = std::sqrt(std::accumulate(values.begin(), values.end(), 0.0));
+    for (double& value : values) value = norm > 0 ? value / norm : 0;
+  }
+  return worths;
+}
+
+/// Gives every module one rank, then one after the other to where `worth` per cost is largest, as long as
+/// `affords(module)` says that it may be; what one module may not get, another still can.
+template <typename Cost, typename Affords>
+std::vector<uint32_t> spread(const Plan& plan, std::span<const std::vector<double>> worths, const Cost& cost,
+                             const Affords& affords) {
   std::vector<uint32_t> ranks(plan.modules.size(), 1);
-  // The header does not grow with smaller ranks than those it was laid out with.
-  double left = plan.recipe.rule.value - static_cast<double>(plan.header.size());
   struct Step {
-    double worth;  // per byte
+    double worth;
     size_t module;
   };
   const auto less = [](const Step& x, const Step& y) {
     return x.worth != y.worth ? x.worth < y.worth : x.module > y.module;
   };
   std::priority_queue<Step, std::vector<Step>, decltype(less)> next(less);
+  const auto offer = [&](size_t m) {
+    const bool open = ranks[m] < plan.modules[m].rank && ranks[m] < worths[m].size();
+    if (open && worths[m][ranks[m]] > 0) next.push({worths[m][ranks[m]] / cost(m), m});
+  };
+  for (size_t m = 0; m < ranks.size(); ++m) offer(m);
+  while (!next.empty()) {
+    const size_t m = next.top().module;
+    next.pop();
+    if (!affords(m, worths[m][ranks[m]])) continue;
+    ++ranks[m];
+    offer(m);
+  }
+  return ranks;
+}
+
+Result<std::vector<uint32_t>> ranksForSize(const Plan& plan, std::span<const std::vector<double>> worths) {
+  const uint64_t element = bitsOf(plan.dtype) / 8;
   const auto bytes = [&](size_t m) {
     return static_cast<double>((plan.modules[m].in + plan.modules[m].out) * element);
   };
-  const auto offer = [&](size_t m) {
-    const bool open = ranks[m] < plan.modules[m].rank && ranks[m] < energies[m].size();
-    if (open && energies[m][ranks[m]] > 0) next.push({energies[m][ranks[m]] / bytes(m), m});
-  };
-  for (size_t m = 0; m < ranks.size(); ++m) {
-    left -= bytes(m);
-    offer(m);
-  }
+  // The header does not grow with smaller ranks than those it was laid out with.
+  double left = plan.recipe.rule.value - static_cast<double>(plan.header.size());
+  for (size_t m = 0; m < plan.modules.size(); ++m) left -= bytes(m);
   if (left < 0) {
     return fail(Code::badRank, "rank 1 in every module already takes " +
                                    std::to_string(static_cast<uint64_t>(plan.recipe.rule.value - left)) +
                                    " bytes, more than the size that was asked for");
   }
-  while (!next.empty()) {
-    const size_t m = next.top().module;
-    next.pop();
-    // What does not fit here may still fit in a smaller module.
-    if (bytes(m) > left) continue;
+  return spread(plan, worths, bytes, [&](size_t m, double) {
+    if (bytes(m) > left) return false;
     left -= bytes(m);
-    ++ranks[m];
-    offer(m);
+    return true;
+  });
+}
+
+std::vector<uint32_t> automaticRanks(const Plan& plan, std::span<const std::vector<double>> worths) {
+  double missing = 0, all = 0;
+  for (const auto& values : worths) {
+    all += std::accumulate(values.begin(), values.end(), 0.0);
+    if (!values.empty()) missing -= values[0];
   }
-  return ranks;
+  missing += kAutomaticShare * all;
+  return spread(
+      plan, worths, [](size_t) { return 1.0; },
+      [&](size_t, double worth) {
+        if (missing <= 0) return false;
+        missing -= worth;
+        return true;
+      });
 }
 
 }  // namespace
@@ -209,12 +243,14 @@ uint32_t rankByRule(const RankRule& rule, std::span<const double> energies) {
       const auto above = std::ranges::count_if(values, [&](double s) { return s > values[0] / rule.value; });
       return std::max<uint32_t>(1, static_cast<uint32_t>(above));
     }
-    default: return countForShare(values, 0.95);
+    // Not for single modules.
+    default: return static_cast<uint32_t>(values.size());
   }
 }
 
 Result<std::vector<uint32_t>> ranksByRule(const Plan& plan, std::span<const std::vector<double>> energies) {
-  if (plan.recipe.rule.kind == RankRule::Kind::Size) return ranksForSize(plan, energies);
+  if (plan.recipe.rule.kind == RankRule::Kind::Size) return ranksForSize(plan, worthsOf(energies));
+  if (plan.recipe.rule.kind == RankRule::Kind::Automatic) return automaticRanks(plan, worthsOf(energies));
   std::vector<uint32_t> ranks;
   for (size_t m = 0; m < plan.modules.size(); ++m)
     ranks.push_back(std::min(rankByRule(plan.recipe.rule, energies[m]), plan.modules[m].rank));

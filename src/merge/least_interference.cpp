@@ -15,6 +15,7 @@ struct Solution {
   Matrix whitened;            // T H^(1/2): b.size() x a.size(), columns along H's eigenvectors
   Matrix vectors;             // H's eigenvectors, in columns
   std::vector<double> roots;  // square roots of H's eigenvalues
+  double mean = 0;            // eigenvalue of sum of w_i S_i, over the inputs' basis
   double noise = 0;           // rounding, in singular values of `whitened`
 };
 
@@ -45,7 +46,7 @@ Result<std::optional<Solution>> solve(const UnitPool& pool, const Options& optio
   const InputGroup& group = pool.inputs ? *pool.inputs : alone;
   const std::vector<uint32_t>& owner = pool.inputs ? pool.groupOwner : pool.owner;
   const size_t n = pool.size(), g = owner.size(), own = pool.firstInGroup;
-  Solution solution{triangularRoot(group.gramA), triangularRoot(pool.gramB), {}, {}, {}, 0};
+  Solution solution{triangularRoot(group.gramA), triangularRoot(pool.gramB), {}, {}, {}, 0, 0};
   const size_t inputs = solution.a.size(), outputs = solution.b.size();
   if (inputs == 0 || outputs == 0) return std::optional<Solution>();
 
@@ -64,7 +65,8 @@ Result<std::optional<Solution>> solve(const UnitPool& pool, const Options& optio
   double trace = 0;
   for (size_t j = 0; j < inputs; ++j) trace += h(j, j);
   if (trace <= 0) return std::optional<Solution>();
-  const double pull = options.number("eps") * trace / static_cast<double>(inputs);
+  solution.mean = trace / static_cast<double>(inputs);
+  const double pull = options.number("eps") * solution.mean;
   const std::vector<double> shares = priorShares(pool, options.choice("prior") == "mean");
 
   Matrix ownRoot(inputs, n);
@@ -140,7 +142,7 @@ Result<std::vector<double>> leastInterferenceEnergies(const UnitPool& pool, cons
   const auto singular =
       truncatedSvd(solution.whitened, std::min(solution.a.size(), solution.b.size()), solution.noise);
   if (!singular) return singular.error();
-  for (const double value : singular->values) energies.push_back(value * value);
+  for (const double value : singular->values) energies.push_back(value * value / solution.mean);
   return energies;
 }
 

@@ -21,7 +21,8 @@ namespace lego {
 /// Source: docs/numerics.md; methods.md section 8 is covariance unit, prior mean, eps 0.1.
 Result<MergedFactors> mergeLeastInterference(const UnitPool&, const MethodRequest&, const Context&);
 
-/// Squared singular values of T in that norm.
+/// Squared singular values of T in that norm, divided by t: what a rank does to an input of mean strength, so
+/// that modules can be compared.
 Result<std::vector<double>> leastInterferenceEnergies(const UnitPool&, const MethodRequest&, const Context&);
 
 /// The group that a module makes up alone. `unitCovariance`: every D_i^T D_i has trace 1.

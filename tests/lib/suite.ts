@@ -1,6 +1,6 @@
 // What the library promises, on every platform: run in Node and in Chromium, isolated and not.
 
-import { createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger, type Recipe } from 'lora-lego'
+import { compare, createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger, type Recipe } from 'lora-lego'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { adapter, badInputs, config, dataHash, hexDigest, keyA, pair, parse, safetensors } from './fixtures.js'
 
@@ -304,6 +304,66 @@ export function defineSuite({ threads, example }: Platform): void {
       for (const recipe of [{ rank: { energy: 2 } }, { rank: { energy: 'all' } }, { rank: { share: 0.5 } }, { rank: {} }, { rank: 'many' }, { rank: 8, maxRank: 9 }, { rank: { energy: 0.5 }, maxRank: 0 }, { method: 'cat', rank: 'auto' }, { method: 'dense_ties', rank: 'auto' }, { moduleRanks: { '*.nothing': 3 } }, { moduleRanks: { '*': 0 } }]) {
         expect({ recipe, code: (await failure(merger.merge(examples, recipe as unknown as Recipe))).code }).toEqual({ recipe, code: 'bad_rank' })
       }
+    })
+  })
+
+  describe('comparison before a merge', () => {
+    it('says what a report says about the same adapters', async () => {
+      const progress: number[] = []
+      const found = await merger.compare(examples, { onProgress: ({ fraction }) => progress.push(fraction) })
+      const { report } = await merger.merge(examples, { method: 'svd', rank: 'auto' })
+      expect(progress.at(-1)).toBe(1)
+      expect(found.modules.map(({ module, suggestedRank }) => [module, suggestedRank])).toEqual(report.modules.map(({ module, rank }) => [module, rank]))
+      for (const [m, module] of found.modules.entries()) {
+        const merged = report.modules[m] as (typeof report.modules)[number]
+        module.norms.forEach((norm, i) => expect(norm / (merged.inputs[i]?.norm ?? 0)).toBeCloseTo(1, 5))
+        module.pairCosines.flat().forEach((cosine, at) => expect(cosine).toBeCloseTo(merged.pairCosines.flat()[at] as number, 5))
+        expect(module.conflict).toBeCloseTo(merged.conflict, 5)
+        expect(module.sharedInputs.flat().every(value => value >= 0 && value <= 1 + 1e-9)).toBe(true)
+      }
+      found.totals.pairCosines.flat().forEach((cosine, at) => expect(cosine).toBeCloseTo(report.totals.pairCosines.flat()[at] as number, 5))
+    })
+
+    it('advises least_interference, with a reason for each setting', async () => {
+      const { advice, totals } = await merger.compare(examples)
+      expect(advice).toMatchObject({ method: 'least_interference', rank: 8, weights: [1, 1, 1] })
+      expect(advice.reasons.map(({ about }) => about)).toEqual(['method', 'rank', 'weights'])
+      expect(totals.interference).toBeGreaterThan(0)
+      expect(totals.interference).toBeLessThan(0.2)
+      const { report } = await merger.merge(examples, { method: advice.method, rank: advice.rank })
+      expect(report.totals.rank).toBe(28 * 8)
+    })
+
+    it('knows copies, opposites and adapters that are alone', async () => {
+      const [first] = examples
+      const copies = await merger.compare([
+        { name: 'one', source: first as Uint8Array[] },
+        { name: 'two', source: first as Uint8Array[] },
+      ])
+      expect(copies.totals.pairCosines[1]?.[0]).toBeCloseTo(1, 6)
+      expect(copies.totals.sharedInputs[1]?.[0]).toBeCloseTo(1, 6)
+      expect(copies.totals.interference).toBeCloseTo(0, 6)
+      expect(copies.advice.reasons[0]?.text).toContain('one and two have much in common (cosine 1.00)')
+      const subtracted = await merger.compare([{ source: first as Uint8Array[] }, { source: examples[1] as Uint8Array[], weight: -0.5 }])
+      expect(subtracted.advice).toMatchObject({ method: 'svd', rank: 'auto', weights: [1, -0.5] })
+      const alone = await compare([adapter([{ rank: 2 }])])
+      expect(alone.advice).toMatchObject({ method: 'svd', rank: 'auto', reasons: { length: 2 } })
+      expect(alone.totals.pairCosines).toEqual([[1]])
+    })
+
+    it('sees an adapter that drowns the others', async () => {
+      const tensors = safetensors(pair().map(tensor => ({ ...tensor, values: tensor.values?.map(value => 10 * value) ?? [] })))
+      const { advice } = await merger.compare([adapter(), { name: 'loud', source: [tensors, config()] }])
+      expect(advice.reasons.find(({ about }) => about === 'weights')?.text).toMatch(/loud is 100\.0 times as strong/)
+    })
+
+    it('fails as a merge would, and can be cancelled', async () => {
+      expect((await failure(merger.compare([]))).code).toBe('no_inputs')
+      expect((await failure(merger.compare([adapter(), adapter([{ in: 7 }])]))).code).toBe('shape_mismatch')
+      const controller = new AbortController()
+      const call = merger.compare(examples, { signal: controller.signal })
+      controller.abort(new Error('enough'))
+      await expect(call).rejects.toThrow('enough')
     })
   })
 

@@ -26,3 +26,10 @@ export function bytesText(bytes: number): string {
 export function percentText(share: number | null): string {
   return share !== null ? `${(100 * share).toFixed(1)}\u00a0%` : '–'
 }
+
+/** A table that scrolls within the page, reachable by keyboard. */
+export function scrolling(name: string, table: HTMLTableElement): HTMLElement {
+  return make('div', { className: 'table', tabIndex: 0, role: 'region', ariaLabel: name }, table)
+}
+
+export const number = (text: string, title = ''): HTMLTableCellElement => make('td', { className: 'number', title }, text)

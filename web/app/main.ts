@@ -2,6 +2,7 @@
 
 import { createMerger, MergeError, version, type MergePlan } from 'lora-lego'
 import { AdapterList } from './adapter-list.js'
+import { showAdvice } from './advice-view.js'
 import { bytesText, find, make } from './dom.js'
 import { fetchExamples } from './examples.js'
 import { chosenFiles, droppedFiles, groupFiles, type PlacedFile } from './files.js'
@@ -9,7 +10,10 @@ import { RecipeForm } from './recipe-form.js'
 import { showResult } from './result-view.js'
 
 const merger = createMerger()
-const adapters = new AdapterList(find('adapters', HTMLElement), merger, () => void replan())
+const adapters = new AdapterList(find('adapters', HTMLElement), merger, () => {
+  forgetAdvice()
+  void replan()
+})
 const form = new RecipeForm(find('recipe', HTMLFormElement), () => void replan())
 const mergeButton = find('merge', HTMLButtonElement)
 const cancelButton = find('cancel', HTMLButtonElement)
@@ -20,6 +24,10 @@ const failure = find('failure', HTMLElement)
 const result = find('result', HTMLElement)
 let running: AbortController | undefined
 let planning: AbortController | undefined
+const suggestButton = find('suggest', HTMLButtonElement)
+const suggestText = find('suggest-text', HTMLElement)
+const advice = find('advice', HTMLElement)
+let suggesting: AbortController | undefined
 
 find('environment', HTMLElement).textContent =
   `lora-lego ${version} · ` + (merger.threads > 1 ? `${merger.threads} threads` : 'one thread (this page is not isolated, or this browser shares no memory)')
@@ -51,6 +59,37 @@ function planText(plan: MergePlan): HTMLElement[] {
   const atMost = plan.ranksAreKnown ? '' : 'at most '
   const text = `${plan.modules.length} modules, rank ${atMost}${ranks}, ${plan.dtype}. Reads ${bytesText(plan.inputBytes)}, gives ${atMost}${bytesText(plan.outputBytes)}, needs about ${bytesText(plan.peakBytes)} of memory.`
   return [make('p', {}, text), ...plan.notices.map(notice => make('p', { className: 'notice' }, notice))]
+}
+
+/** Advice is for the adapters that were looked at, and their weights. */
+function forgetAdvice(): void {
+  suggesting?.abort()
+  suggesting = undefined
+  advice.hidden = true
+  suggestText.textContent = ''
+  suggestButton.disabled = adapters.inputs.length === 0
+}
+
+/** Looks at the weights, and says which settings suit them. */
+async function suggest(): Promise<void> {
+  forgetAdvice()
+  const controller = (suggesting = new AbortController())
+  suggestButton.disabled = true
+  try {
+    const comparison = await merger.compare(adapters.inputs, {
+      signal: controller.signal,
+      onProgress: ({ modulesDone, modules }) => {
+        suggestText.textContent = `Looked at ${modulesDone} of ${modules} modules`
+      },
+    })
+    suggestText.textContent = ''
+    showAdvice(advice, comparison, settings => form.choose(settings))
+  } catch (error) {
+    // Other adapters by now: what was said about these is no news.
+    if (controller.signal.aborted) return
+    suggestText.textContent = messageFor(error)
+  }
+  suggestButton.disabled = false
 }
 
 function messageFor(error: unknown): string {
@@ -142,6 +181,7 @@ addEventListener('drop', event => {
   if (dataTransfer) handle(async () => addFiles(await droppedFiles(dataTransfer)))
 })
 
+suggestButton.addEventListener('click', () => void suggest())
 mergeButton.addEventListener('click', () => void merge())
 cancelButton.addEventListener('click', () => running?.abort())
 addEventListener('pagehide', () => void merger.close())

@@ -1,6 +1,6 @@
 // The recipe: method, rank, seed and the method's own options, made from the library's table of methods.
 
-import { methods, type MethodInfo, type MethodName, type RankRule, type Recipe } from 'lora-lego'
+import { methods, type Advice, type MethodInfo, type MethodName, type RankRule, type Recipe } from 'lora-lego'
 import { make } from './dom.js'
 
 const dtypes = ['same', 'f32', 'bf16', 'f16'] as const
@@ -37,7 +37,7 @@ export class RecipeForm {
   /** `changed` is called whenever the recipe is another than before. */
   constructor(
     private readonly form: HTMLFormElement,
-    changed: () => void,
+    private readonly changed: () => void,
   ) {
     this.#more.append(make('div', { className: 'fields' }, field('Scale', this.#scale), field('Values', this.#dtype)), this.#options)
     form.append(make('div', { className: 'fields' }, field('Method', this.#method), field('Ranks', this.#rankKind), this.#rankField, field('Seed', this.#seed)), this.#explanation, this.#more)
@@ -52,6 +52,15 @@ export class RecipeForm {
   set defaultRank(rank: number) {
     this.#defaultRank = rank
     this.#showRank()
+  }
+
+  /** Sets method and rank; the method's own options go back to their defaults. */
+  choose({ method, rank }: Pick<Advice, 'method' | 'rank'>): void {
+    this.#method.value = method
+    this.#rankKind.value = rank === 'auto' ? 'auto' : 'fixed'
+    this.#rank.value = rank === 'auto' ? '' : String(rank)
+    this.#showMethod()
+    this.changed()
   }
 
   /** The recipe, or nothing while a field has no valid value. */

@@ -2,7 +2,7 @@
 
 import { downloadZip } from 'client-zip'
 import type { MergeReport, MergeResult, ModuleReport } from 'lora-lego'
-import { bytesText, make, percentText } from './dom.js'
+import { bytesText, make, number, percentText, scrolling } from './dom.js'
 
 const urls: string[] = []
 
@@ -44,12 +44,6 @@ function summary({ totals, modules, recipe }: MergeReport): string {
     `The result keeps ${percentText(totals.retainedEnergy)} of what the exact weighted sum does.`
   )
 }
-
-function scrolling(name: string, table: HTMLTableElement): HTMLElement {
-  return make('div', { className: 'table', tabIndex: 0, role: 'region', ariaLabel: name }, table)
-}
-
-const number = (text: string, title = ''): HTMLTableCellElement => make('td', { className: 'number', title }, text)
 
 /** How much of each adapter is in the result. */
 function inputTable({ inputs, totals }: MergeReport): HTMLTableElement {

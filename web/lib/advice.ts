@@ -13,86 +13,53 @@ export interface Reason {
 /** How adapters are best merged, and why. */
 export interface Advice {
   readonly method: MethodName
-  /** Rank of the result; absent where the method takes none. */
-  readonly rank?: number
+  /** Recipe.rank */
+  readonly rank: number | 'auto'
   /** One for each adapter. */
   readonly weights: readonly number[]
   readonly reasons: readonly Reason[]
 }
 
-/** From here on two adapters do the same: on minibench, adapters for different tasks stay below 0.3. */
-const copyCosine = 0.9
+/** Independently trained adapters for one task have cosines from 0.1 to 0.4 there, those for different tasks less than 0.05. */
+const alike = 0.1
 /** An adapter this many times as strong as another outweighs it in every method. */
 const unevenNorms = 5
 
 /** `weights`: what the user gave each adapter. */
 export function adviceFor(names: readonly string[], weights: readonly number[], totals: Relations, modules: readonly ModuleComparison[]): Advice {
-  const largest = Math.max(1, ...modules.flatMap(({ ranks }) => ranks))
-  return {
-    ...methodFor(names, weights, totals, modules, largest),
-    weights,
-  }
-}
-
-function methodFor(names: readonly string[], weights: readonly number[], totals: Relations, modules: readonly ModuleComparison[], largest: number): Omit<Advice, 'weights'> {
-  const needed = Math.max(1, ...modules.map(({ suggestedRank }) => suggestedRank))
+  const fromData = { about: 'rank', text: `Ranks from the data: ${rangeText(modules.map(({ suggestedRank }) => suggestedRank))} keep 99 % of what the ${names.length === 1 ? 'adapter' : 'sum'} does.` } as const
   if (names.length === 1) {
-    return {
-      method: 'svd',
-      rank: Math.min(largest, needed),
-      reasons: [
-        { about: 'method', text: 'There is nothing to merge; svd makes one adapter smaller with the least loss.' },
-        { about: 'rank', text: needed < largest ? `Rank ${needed} keeps 95 % of its energy in every module; it has ${largest}.` : `It uses all of its ${largest} ranks.` },
-      ],
-    }
+    return { method: 'svd', rank: 'auto', weights, reasons: [{ about: 'method', text: 'There is nothing to merge; svd makes one adapter smaller with the least loss.' }, fromData] }
   }
   const negative = weights.findIndex(weight => weight < 0)
   if (negative >= 0) {
-    return {
-      method: 'svd',
-      rank: needed,
-      reasons: [
-        { about: 'method', text: `${names[negative]} is subtracted (weight ${weights[negative]}), which only an exact sum does as meant.` },
-        { about: 'rank', text: `Rank ${needed} keeps 95 % of the sum's energy in every module.` },
-        ...weightReasons(names, totals),
-      ],
-    }
-  }
-  if (modules.every(({ ranks }) => ranks.filter(rank => rank > 0).length < 2)) {
-    return { method: 'cat', reasons: [{ about: 'method', text: 'No module is in two of the adapters, so the exact sum (cat) costs no rank and loses nothing.' }, ...weightReasons(names, totals)] }
+    const text = `${names[negative]} is subtracted (weight ${weights[negative]}), which only an exact sum does as meant.`
+    return { method: 'svd', rank: 'auto', weights, reasons: [{ about: 'method', text }, fromData, weightReason(names, totals)] }
   }
   const { value, i, j } = closest(totals.pairCosines)
-  const inputs = mean(pairsOf(totals.sharedInputs))
+  const method =
+    value > alike
+      ? `${names[i]} and ${names[j]} have much in common (cosine ${value.toFixed(2)}), as adapters for one task have: least_interference counts that once, a sum twice.`
+      : `They read ${percent(mean(pairsOf(totals.sharedInputs)))} in common and have a mean cosine of ${mean(pairsOf(totals.pairCosines)).toFixed(2)}: different skills. least_interference keeps each one's part, and was first for such adapters in the benchmark.`
+  const largest = Math.max(...modules.flatMap(({ ranks }) => ranks))
+  const rank = `Rank ${largest}, the largest among them, gives the size of one adapter. In the benchmark half as much again gained a point, and more than that nothing.`
   return {
     method: 'least_interference',
     rank: largest,
-    reasons: [
-      {
-        about: 'method',
-        text:
-          value > copyCosine
-            ? `${names[i]} and ${names[j]} do nearly the same (cosine ${value.toFixed(2)}); least_interference counts that once, a sum twice.`
-            : `They share ${percent(inputs)} of the directions they read, and agree there to ${percent(mean(pairsOf(totals.pairCosines)))}; least_interference keeps each one's own part, and was first in the benchmark wherever adapters share modules.`,
-      },
-      { about: 'rank', text: rankText(largest, needed) },
-      ...weightReasons(names, totals),
-    ],
+    weights,
+    reasons: [{ about: 'method', text: method }, { about: 'rank', text: rank }, weightReason(names, totals)],
   }
 }
 
-function rankText(largest: number, needed: number): string {
-  return needed > largest ? `Rank ${largest}, the largest among them, keeps the size of one adapter; up to ${needed} would keep 95 % of the sum in every module.` : `Rank ${needed} is all that the sum needs.`
-}
-
-function weightReasons(names: readonly string[], { norms }: Relations): Reason[] {
-  const present = norms.map((norm, index) => ({ norm, index })).filter(({ norm }) => norm > 0)
-  const strongest = present.reduce((x, y) => (y.norm > x.norm ? y : x), { norm: 0, index: 0 })
-  const weakest = present.reduce((x, y) => (y.norm < x.norm ? y : x), strongest)
-  const ratio = strongest.norm / (weakest.norm || 1)
-  if (ratio > unevenNorms) {
-    return [{ about: 'weights', text: `${names[strongest.index]} is ${ratio.toFixed(1)} times as strong as ${names[weakest.index]}: if its alpha is right, leave the weights; if it drowns the other, lower its weight.` }]
-  }
-  return [{ about: 'weights', text: 'Their strengths are alike, so equal weights serve all of them.' }]
+function weightReason(names: readonly string[], { norms }: Relations): Reason {
+  const strongest = norms.indexOf(Math.max(...norms))
+  const weakest = norms.indexOf(Math.min(...norms.filter(norm => norm > 0)))
+  const ratio = (norms[strongest] as number) / (norms[weakest] ?? Infinity)
+  const text =
+    ratio > unevenNorms
+      ? `${names[strongest]} is ${ratio.toFixed(1)} times as strong as ${names[weakest]}: if its alpha is right, leave the weights; if it drowns the other, lower its weight.`
+      : 'Their strengths are alike, so none needs another weight to be heard.'
+  return { about: 'weights', text }
 }
 
 /** The two that are most alike. */
@@ -113,6 +80,12 @@ function pairsOf(matrix: readonly (readonly number[])[]): number[] {
 
 function mean(values: readonly number[]): number {
   return values.length > 0 ? values.reduce((sum, value) => sum + value, 0) / values.length : 0
+}
+
+/** "3 to 12, 5.2 on average," */
+function rangeText(ranks: readonly number[]): string {
+  const [least, most] = [Math.min(...ranks), Math.max(...ranks)]
+  return least === most ? `${least}` : `${least} to ${most}, ${mean(ranks).toFixed(1)} on average,`
 }
 
 function percent(share: number): string {

@@ -31,12 +31,12 @@ export interface Recipe extends MethodOptions {
 
 /**
  * Ranks from the data, for methods whose `choosesRank` is true. The weights are then read twice.
- * - `auto`: what the adapters suggest.
+ * - `auto`: as few ranks as keep 99 % of what all modules do together, a module counting by its norm.
  * - `energy`: as few ranks as keep this share of the squared singular values (or of what the method's own measure is).
  * - `cumulative`: as few as keep this share of the sum of singular values (sd-scripts `sv_cumulative`).
  * - `ratio`: the singular values above the largest divided by this (sd-scripts `sv_ratio`).
  * - `frobenius`: as few as keep this share of the Frobenius norm (sd-scripts `sv_fro`).
- * - `size`: a tensor file of at most this many bytes, ranks going to where they keep most.
+ * - `size`: a tensor file of at most this many bytes, ranks going to where they keep most, a module counting by its norm.
  */
 export type RankRule = 'auto' | { readonly energy: number } | { readonly cumulative: number } | { readonly ratio: number } | { readonly frobenius: number } | { readonly size: number }
 

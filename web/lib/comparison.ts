@@ -35,7 +35,7 @@ export interface ModuleComparison extends Relations {
   readonly out: number
   /** Rank of each input in this module; 0 where it lacks the module. */
   readonly ranks: readonly number[]
-  /** Rank that the weighted sum needs, as the rank rule `auto` finds it. */
+  /** Rank that the rule `auto` gives the weighted sum here. */
   readonly suggestedRank: number
 }
 

@@ -111,7 +111,7 @@ export function comparisonText({ names, totals, modules, advice, notices }: Comp
           worst.map(({ module, interference, conflict, suggestedRank }) => [module, percent(interference), percent(conflict), String(suggestedRank)]),
         )}\n`
       : '') +
-    `  advice: --method ${advice.method}${advice.rank === undefined ? '' : ` --rank ${advice.rank}`} --weights ${advice.weights.join(',')}\n` +
+    `  advice: --method ${advice.method} --rank ${advice.rank} --weights ${advice.weights.join(',')}\n` +
     advice.reasons.map(({ about, text }) => `    - ${about}: ${text}\n`).join('') +
     bullets('note', notices)
   )
