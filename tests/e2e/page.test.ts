@@ -72,6 +72,29 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
     expect(new TextDecoder('latin1').decode(zip)).toMatch(/^PK[^]*merged\/adapter_model\.safetensors[^]*merged\/adapter_config\.json/)
   })
 
+  it('suggests settings, says why, and uses them', async () => {
+    await page.getByRole('button', { name: 'Try the example adapters' }).click()
+    await canMerge()
+    await page.getByRole('button', { name: 'Suggest settings' }).click()
+    await page.getByText('least_interference, rank 8').waitFor()
+    expect(await page.locator('.reasons li').count()).toBe(3)
+    await page.getByText('How the adapters stand to each other').click()
+    expect(await page.locator('[aria-label="Cosines between the adapters"] tbody td').count()).toBe(36)
+    await page.getByRole('button', { name: 'Use these settings' }).click()
+    await canMerge()
+    expect(await page.getByLabel('Method').inputValue()).toBe('least_interference')
+    await page.getByRole('button', { name: 'Merge', exact: true }).click()
+    await page.getByText('modules merged with least_interference').waitFor()
+    // Advice is for the adapters that were looked at.
+    await page.getByLabel('Weight of add3').fill('-1')
+    await page.locator('#advice').waitFor({ state: 'hidden' })
+    await page.getByRole('button', { name: 'Suggest settings' }).click()
+    await page.getByText('add3 is subtracted').waitFor()
+    await page.getByRole('button', { name: 'Use these settings' }).click()
+    await canMerge()
+    expect(await page.getByLabel('Ranks').inputValue()).toBe('auto')
+  })
+
   it('takes folders, shows what is in them, and lets them go again', async () => {
     for (const name of ['add3', 'rotl2']) {
       await page.locator('#folder-input').setInputFiles(resolve('examples', name))

@@ -1,0 +1,12 @@
+import type { MergeResult } from 'lora-lego'
+
+export declare const tasks: readonly string[]
+/** Folders of the adapters, by kind and task. */
+export declare const adapterSets: { readonly plain: (task: string) => string; readonly gated: (task: string) => string }
+export declare const subsets: Readonly<Record<string, readonly (readonly string[])[]>>
+export declare function mean(values: readonly number[]): number
+export declare class Minibench {
+  static open(): Promise<Minibench>
+  /** Percent of tokens and of whole sequences that are right, by task. */
+  score(tensors: MergeResult['tensors'], options?: { scale?: number; kind?: 'test' | 'val'; of?: readonly string[] }): Promise<Record<string, { token: number; exact: number }>>
+}
