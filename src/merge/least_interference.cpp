@@ -9,14 +9,14 @@
 namespace lego {
 namespace {
 
-/// The solution T, seen through the metric H^(1/2) that its error is measured in.
+/// The solution T, seen through the metric that its error is measured in: with H = R^T R, |X|^2 there is
+/// |X R^T|^2, as it is with the symmetric square root, at a tenth of the cost.
 struct Solution {
-  GramRoot a, b;              // bases of the group's a_u and of the module's b_u
-  Matrix whitened;            // T H^(1/2): b.size() x a.size(), columns along H's eigenvectors
-  Matrix vectors;             // H's eigenvectors, in columns
-  std::vector<double> roots;  // square roots of H's eigenvalues
-  double mean = 0;            // eigenvalue of sum of w_i S_i, over the inputs' basis
-  double noise = 0;           // rounding, in singular values of `whitened`
+  GramRoot a, b;     // bases of the group's a_u and of the module's b_u
+  Matrix whitened;   // T R^T: b.size() x a.size()
+  Matrix inverse;    // transposed inverse of R
+  double mean = 0;   // eigenvalue of sum of w_i S_i, over the inputs' basis
+  double noise = 0;  // rounding, in singular values of `whitened`
 };
 
 /// Share of each adapter in D, which is their weighted sum.
@@ -46,7 +46,7 @@ Result<std::optional<Solution>> solve(const UnitPool& pool, const Options& optio
   const InputGroup& group = pool.inputs ? *pool.inputs : alone;
   const std::vector<uint32_t>& owner = pool.inputs ? pool.groupOwner : pool.owner;
   const size_t n = pool.size(), g = owner.size(), own = pool.firstInGroup;
-  Solution solution{triangularRoot(group.gramA), triangularRoot(pool.gramB), {}, {}, {}, 0, 0};
+  Solution solution{triangularRoot(group.gramA), triangularRoot(pool.gramB), {}, {}, 0, 0};
   const size_t inputs = solution.a.size(), outputs = solution.b.size();
   if (inputs == 0 || outputs == 0) return std::optional<Solution>();
 
@@ -79,15 +79,9 @@ Result<std::optional<Solution>> solve(const UnitPool& pool, const Options& optio
     for (size_t i = 0; i < outputs; ++i) t(i, j) += prior(i, j);
   }
 
-  // T = t h^-1, so T h^(1/2) = t Q L^(-1/2) in the eigenvectors Q of h; all of L is at least `pull`.
-  auto eigen = symmetricEigen(h);
-  if (!eigen) return eigen.error();
-  solution.whitened = multiply(t, eigen->vectors);
-  for (size_t d = 0; d < inputs; ++d) {
-    solution.roots.push_back(std::sqrt(std::max(eigen->values[d], pull)));
-    for (size_t i = 0; i < outputs; ++i) solution.whitened(i, d) /= solution.roots[d];
-  }
-  solution.vectors = std::move(eigen->vectors);
+  // T R^T = t h^-1 R^T = t R^-1. All eigenvalues of h are at least `pull`, so that none is below rounding.
+  solution.inverse = triangularRoot(h).inverse;
+  solution.whitened = multiplyTransposed(t, solution.inverse);
   solution.noise = roundingShare(g) * solution.a.largest * solution.b.largest * std::sqrt(trace);
   return std::optional(std::move(solution));
 }
@@ -122,13 +116,11 @@ Result<MergedFactors> mergeLeastInterference(const UnitPool& pool, const MethodR
   const Solution& solution = **solved;
   auto singular = truncatedSvd(solution.whitened, request.rank, solution.noise);
   if (!singular) return singular.error();
-  // Rows of A* are v_q H^(-1/2), rows of B*^T the left vectors times the values, both then balanced.
-  Matrix right = singular->right;
-  for (size_t q = 0; q < right.rows(); ++q) {
-    for (size_t d = 0; d < right.columns(); ++d) right(q, d) /= solution.roots[d];
+  // Rows of A* are v_q R^-T, rows of B*^T the left vectors times the values, both then balanced.
+  for (size_t q = 0; q < singular->values.size(); ++q) {
     for (double& x : singular->left.row(q)) x *= singular->values[q];
   }
-  return fromBases(solution.a, solution.b, singular->left, multiplyTransposed(right, solution.vectors),
+  return fromBases(solution.a, solution.b, singular->left, multiply(singular->right, solution.inverse),
                    request.rank);
 }
 
