@@ -166,7 +166,7 @@ Result<std::vector<double>> readWeights(const Recipe& recipe, const MethodInfo& 
     return fail(Code::badWeights, "a weight is not a finite number");
   if (!method.takesNegativeWeights && std::ranges::any_of(all, [](double w) { return w < 0; })) {
     return fail(Code::badWeights,
-                "the method " + std::string(method.name) + " has no meaning for negative weights");
+                "the method " + std::string(method.name) + " has no meaning for negative weights; svd subtracts exactly");
   }
   return weights;
 }

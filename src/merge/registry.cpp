@@ -124,15 +124,8 @@ constexpr OptionInfo kDensityOptions[] = {kDensity};
 
 constexpr const char* kSvdAliases[] = {"task_arithmetic", "linear"};
 
+// The first is what users get who name none: best in docs/quality.md, whatever the adapters.
 const MethodInfo kMethods[] = {
-    {.name = "lego",
-     .family = MethodFamily::Mean,
-     .sentence = "Clusters the ranks of all adapters and keeps the k reweighted cluster centres.",
-     .source = "LoRA-LEGO, arXiv 2409.16167",
-     .precision = MethodPrecision::Single,
-     .options = kLegoOptions,
-     .run = mergeLego,
-     .energies = legoEnergies},
     {.name = "least_interference",
      .family = MethodFamily::Mean,
      .sentence =
@@ -142,6 +135,14 @@ const MethodInfo kMethods[] = {
      .options = kLeastInterferenceOptions,
      .run = mergeLeastInterference,
      .energies = leastInterferenceEnergies},
+    {.name = "lego",
+     .family = MethodFamily::Mean,
+     .sentence = "Clusters the ranks of all adapters and keeps the k reweighted cluster centres.",
+     .source = "LoRA-LEGO, arXiv 2409.16167",
+     .precision = MethodPrecision::Single,
+     .options = kLegoOptions,
+     .run = mergeLego,
+     .energies = legoEnergies},
     {.name = "svd",
      .aliases = kSvdAliases,
      .family = MethodFamily::ExactSum,

@@ -37,8 +37,13 @@ async function peakOf(args: string[]): Promise<{ code: number | null; peak: numb
   return { code, peak, stdout }
 }
 
-it.each([1, 2])('the command line merges it with %i threads in less than 400 MB', async threads => {
-  const { code, peak, stdout } = await peakOf(['merge', ...paths, '-o', join(folder, `out-${threads}`), '--rank', '16', '--threads', String(threads), '--json'])
+it.each([
+  { method: 'lego', threads: 1 },
+  { method: 'lego', threads: 2 },
+  { method: 'least_interference', threads: 2 },
+])('the command line merges it by $method with $threads threads in less than 400 MB', async ({ method, threads }) => {
+  const recipe = ['--method', method, '--rank', '16', '--threads', String(threads), '--json']
+  const { code, peak, stdout } = await peakOf(['merge', ...paths, '-o', join(folder, `out-${method}-${threads}`), ...recipe])
   expect(code).toBe(0)
   const { modules, totals } = JSON.parse(stdout) as MergeReport
   expect(modules.length).toBe(224)
@@ -46,8 +51,8 @@ it.each([1, 2])('the command line merges it with %i threads in less than 400 MB'
   expect(peak).toBeLessThan(limit)
 
   // The plan's promise is about memory that can be counted; what Node itself takes, V8 decides.
-  const { peakBytes } = JSON.parse((await peakOf(['plan', ...paths, '--rank', '16', '--threads', String(threads), '--json'])).stdout) as MergePlan
-  expect(totals.memoryBytes).toBeLessThan(1.1 * peakBytes)
-  expect(totals.memoryBytes).toBeGreaterThan(0.7 * peakBytes)
-  console.log(`peak resident memory with ${threads} threads: ${(peak / 1e6).toFixed(0)} MB, counted: ${(totals.memoryBytes / 1e6).toFixed(0)} MB of ${(peakBytes / 1e6).toFixed(0)} MB`)
+  const { plan } = JSON.parse((await peakOf(['plan', ...paths, '--headers-only', ...recipe])).stdout) as { plan: MergePlan }
+  expect(totals.memoryBytes).toBeLessThan(1.1 * plan.peakBytes)
+  expect(totals.memoryBytes).toBeGreaterThan(0.7 * plan.peakBytes)
+  console.log(`${method}, ${threads} threads: peak resident memory ${(peak / 1e6).toFixed(0)} MB, counted ${(totals.memoryBytes / 1e6).toFixed(0)} MB of ${(plan.peakBytes / 1e6).toFixed(0)} MB`)
 })

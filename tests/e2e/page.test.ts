@@ -140,6 +140,7 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
   it('can be cancelled, and merges again afterwards', async () => {
     const many = Array.from({ length: 12 }, (_, i) => ({ module: `m${i}`, rank: 64, in: 512, out: 512 }))
     for (let i = 0; i < 3; i++) await page.locator('#files-input').setInputFiles(await upload(adapter(many, { r: 64 })))
+    await page.getByLabel('Method').selectOption('lego')
     await page.getByText('More settings').click()
     await page.getByLabel('restarts').fill('10000')
     await canMerge()

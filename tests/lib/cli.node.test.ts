@@ -39,7 +39,7 @@ describe('command line', () => {
 
   it('merges folders into a folder', async () => {
     const output = join(folder, 'merged')
-    const { code, stdout, stderr } = await run('merge', 'examples/add3', 'examples/rotl2', '-o', output, '--weights', '0.7,0.3', '--rank', '4', '--seed', '5', '--gauge', 'balanced', '--dtype', 'f32')
+    const { code, stdout, stderr } = await run('merge', 'examples/add3', 'examples/rotl2', '-o', output, '--weights', '0.7,0.3', '--method', 'lego', '--rank', '4', '--seed', '5', '--gauge', 'balanced', '--dtype', 'f32')
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(stdout).toMatch(/inputs +weight[^]*add3 +0.7 [^]*rotl2 +0.3 [^]*modules +number[^]*down_proj +4 +16 -> 4 /)
     expect(parse(new Uint8Array(await readFile(join(output, 'adapter_model.safetensors'))).buffer).size).toBe(56)
@@ -88,11 +88,11 @@ describe('command line', () => {
     expect((await run('inspect', 'examples/add3', 'examples/rotl2', '--headers-only')).stdout).not.toContain('advice')
     expect(JSON.parse((await run('inspect', 'examples/add3', '--json')).stdout)).toEqual({ adapters: [expect.objectContaining({ label: 'add3' })] })
     expect(JSON.parse((await run('inspect', 'examples/add3', 'examples/rotl2', '--json')).stdout)).toMatchObject({ adapters: { length: 2 }, comparison: { names: ['add3', 'rotl2'], advice: { method: 'least_interference' } } })
-    expect((await run('plan', 'examples/add3', 'examples/rotl2', '--weights', '1,-1')).stdout).toMatch(/28 modules[^]*advice: --method svd --rank auto --weights 1,-1\n[^]*rotl2 is subtracted/)
+    expect((await run('plan', 'examples/add3', 'examples/rotl2', '--method', 'svd', '--weights', '1,-1')).stdout).toMatch(/28 modules[^]*advice: --method svd --rank auto --weights 1,-1\n[^]*rotl2 is subtracted/)
     expect((await run('plan', 'examples/add3', 'examples/rotl2', '--headers-only')).stdout).not.toContain('advice')
     expect(JSON.parse((await run('plan', 'examples/add3', '--method', 'cat', '--json')).stdout)).toEqual({ plan: expect.objectContaining({ method: 'cat' }) as unknown })
-    expect((await run('methods')).stdout).toMatch(/lego [^]*least_interference [^]*svd, task_arithmetic, linear [^]*cat [^]*peft_ties /)
-    expect((JSON.parse((await run('methods', '--json')).stdout) as { name: string }[]).slice(0, 4)).toMatchObject([{ name: 'lego' }, { name: 'least_interference' }, { name: 'svd' }, { name: 'cat' }])
+    expect((await run('methods')).stdout).toMatch(/least_interference [^]*lego [^]*svd, task_arithmetic, linear [^]*cat [^]*peft_ties /)
+    expect((JSON.parse((await run('methods', '--json')).stdout) as { name: string }[]).slice(0, 4)).toMatchObject([{ name: 'least_interference' }, { name: 'lego' }, { name: 'svd' }, { name: 'cat' }])
   })
 
   it('explains itself, with exit code 0', async () => {
@@ -165,7 +165,7 @@ describe('command line', () => {
   it('ends with 130 when it is interrupted, and leaves nothing behind', async () => {
     const many = Array.from({ length: 60 }, (_, i) => ({ module: `m${i}`, rank: 64, in: 512, out: 512 }))
     const paths = await Promise.all(['a', 'b', 'c'].map(name => write(join(folder, 'in', name), adapter(many, { r: 64 }))))
-    const { child, ended } = start(['merge', ...paths, '-o', join(folder, 'out/merged'), '--restarts', '10000'])
+    const { child, ended } = start(['merge', ...paths, '-o', join(folder, 'out/merged'), '--method', 'lego', '--restarts', '10000'])
     // The folder beside the output appears when the work begins.
     while ((await readdir(join(folder, 'out')).catch(() => [])).length === 0) await new Promise(resolve => setTimeout(resolve, 20))
     child.kill('SIGINT')

@@ -59,7 +59,7 @@ describe('in Node', () => {
     const many = Array.from({ length: 40 }, (_, i) => ({ module: `m${i}`, rank: 64, in: 512, out: 512 }))
     const big = adapter(many, { r: 64 })
     setTimeout(() => controller.abort(), 300)
-    await expect(merge([big, big, big], { restarts: 10_000 }, { output: join(folder, 'out'), signal: controller.signal })).rejects.toMatchObject({ name: 'AbortError' })
+    await expect(merge([big, big, big], { method: 'lego', restarts: 10_000 }, { output: join(folder, 'out'), signal: controller.signal })).rejects.toMatchObject({ name: 'AbortError' })
     expect(await readdir(folder)).toEqual([])
   })
 

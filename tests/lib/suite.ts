@@ -41,7 +41,7 @@ export function defineSuite({ threads, example }: Platform): void {
       const progress: number[] = []
       const { files, tensors, report } = await merger.merge(
         examples.map((source, i) => ({ source, name: `adapter ${i}` })),
-        { rank: 8 },
+        { method: 'lego', rank: 8 },
         { onProgress: ({ fraction }) => progress.push(fraction) },
       )
       expect(files.map(file => file.name)).toEqual(['adapter_model.safetensors', 'adapter_config.json'])
@@ -102,15 +102,15 @@ export function defineSuite({ threads, example }: Platform): void {
       for (const { values } of parse(await (files[0] as File).arrayBuffer()).values()) expect(values.every(value => value === 0)).toBe(true)
     })
 
-    it('gives one adapter of scale 1 back bit for bit', async () => {
-      const { tensors, report } = await merger.merge([adapter([{}, { module: 'second', rank: 2, in: 9, out: 3 }])])
+    it('lego gives one adapter of scale 1 back bit for bit', async () => {
+      const { tensors, report } = await merger.merge([adapter([{}, { module: 'second', rank: 2, in: 9, out: 3 }])], { method: 'lego' })
       const expected = new Map([...pair(), ...pair({ module: 'second', in: 9, out: 3 })].map(({ name, values }) => [name, Float32Array.from(values ?? [])]))
       for (const [name, tensor] of tensors) expect(await tensor.data()).toEqual(expected.get(name))
       expect(report.totals.relativeError).toBeLessThan(1e-6)
     })
 
     it('writes the dtype that is asked for', async () => {
-      const { tensors } = await merger.merge([adapter()], { dtype: 'bf16' })
+      const { tensors } = await merger.merge([adapter()], { method: 'cat', dtype: 'bf16' })
       const tensor = tensors.get(keyA('layer'))
       expect(tensor?.dtype).toBe('BF16')
       const bits = (await tensor?.data()) as Uint16Array
@@ -120,10 +120,10 @@ export function defineSuite({ threads, example }: Platform): void {
     })
 
     it('takes the options of the method, and refuses those of others', async () => {
-      const { report } = await merger.merge([adapter(), adapter()], { gauge: 'balanced', restarts: 5, parameterReweight: 'l2' })
+      const { report } = await merger.merge([adapter(), adapter()], { method: 'lego', gauge: 'balanced', restarts: 5, parameterReweight: 'l2' })
       expect(report.recipe.options).toEqual({ gauge: 'balanced', restarts: 5, parameterReweight: 'l2' })
       expect((await failure(merger.merge([adapter()], { method: 'cat', gauge: 'raw' }))).code).toBe('bad_option')
-      expect((await failure(merger.merge([adapter()], { restarts: 0 }))).code).toBe('bad_option')
+      expect((await failure(merger.merge([adapter()], { method: 'lego', restarts: 0 }))).code).toBe('bad_option')
       expect((await failure(merger.merge([adapter()], { method: 'least_interference', eps: 0 }))).code).toBe('bad_option')
       expect((await failure(merger.merge([{ source: adapter(), weight: -1 }], { method: 'least_interference' }))).code).toBe('bad_weights')
       expect((await merger.plan([adapter()], { method: 'least_interference', eps: 0.25 })).method).toBe('least_interference')
@@ -165,7 +165,7 @@ export function defineSuite({ threads, example }: Platform): void {
 
     it('say what a merge would do', async () => {
       const found = await merger.plan([adapter(), adapter([{ rank: 3 }, { module: 'extra', rank: 3 }], { r: 3 }), { source: adapter(), weight: 0 }])
-      expect(found).toMatchObject({ method: 'lego', dtype: 'F32', modules: [{ path: 'extra', units: 3, rank: 3, ranks: [0, 3, 0] }, { path: 'layer', units: 5, rank: 3, ranks: [2, 3, 0] }] })
+      expect(found).toMatchObject({ method: 'least_interference', dtype: 'F32', modules: [{ path: 'extra', units: 3, rank: 3, ranks: [0, 3, 0] }, { path: 'layer', units: 5, rank: 3, ranks: [2, 3, 0] }] })
       expect(found.outputBytes).toBe((await merger.merge([adapter(), adapter([{ rank: 3 }, { module: 'extra', rank: 3 }], { r: 3 }), { source: adapter(), weight: 0 }])).files[0]?.size)
       expect(found.peakBytes).toBeGreaterThan(found.outputBytes)
       expect(found.notices.join()).toContain('weight 0')
@@ -204,7 +204,7 @@ export function defineSuite({ threads, example }: Platform): void {
       const reason = new Error('enough')
       const many = Array.from({ length: 40 }, (_, i) => ({ module: `m${i}`, rank: 64, in: 512, out: 512 }))
       const big = adapter(many, { r: 64 })
-      const running = merger.merge([big, big, big, big], { restarts: 10_000 }, { signal: controller.signal })
+      const running = merger.merge([big, big, big, big], { method: 'lego', restarts: 10_000 }, { signal: controller.signal })
       setTimeout(() => controller.abort(reason), 200)
       const start = performance.now()
       await expect(running).rejects.toBe(reason)
@@ -238,8 +238,10 @@ export function defineSuite({ threads, example }: Platform): void {
   })
 
   it('lists the methods with their options', () => {
-    expect(methods[0]).toMatchObject({ name: 'lego', family: 'mean', takesRank: true, choosesRank: true })
-    expect(methods[0]?.options.map(({ name }) => name)).toEqual(['restarts', 'parameterReweight', 'outputReweight', 'gauge', 'canonical'])
+    expect(methods[0]).toMatchObject({ name: 'least_interference', family: 'mean', takesRank: true, choosesRank: true })
+    const lego = methods.find(({ name }) => name === 'lego')
+    expect(lego).toMatchObject({ family: 'mean', takesRank: true, choosesRank: true })
+    expect(lego?.options.map(({ name }) => name)).toEqual(['restarts', 'parameterReweight', 'outputReweight', 'gauge', 'canonical'])
     expect(methods.find(({ aliases }) => aliases.includes('task_arithmetic'))?.name).toBe('svd')
     expect(methods.length).toBeGreaterThan(25)
   })
@@ -401,7 +403,7 @@ export function defineSuite({ threads, example }: Platform): void {
   it('gives the same bytes with the reference kernels', async () => {
     const reference = createMerger({ kernels: 'reference' })
     try {
-      const { files } = await reference.merge(examples, { rank: 8 })
+      const { files } = await reference.merge(examples, { method: 'lego', rank: 8 })
       expect(await dataHash(await (files[0] as File).arrayBuffer())).toBe(expectedHash)
     } finally {
       await reference.close()

@@ -13,7 +13,7 @@ import type { OutputReference } from './sink.js'
 
 /** How adapters are to be merged. Everything has a default; options of other methods are refused. */
 export interface Recipe extends MethodOptions {
-  /** Default: lego. */
+  /** Default: the first of `methods`, least_interference. */
   readonly method?: MethodName
   /** Rank of the result, for methods that take one: a number, or how to find each module's. Default: the largest rank among the inputs. */
   readonly rank?: number | RankRule
@@ -98,6 +98,7 @@ export interface Api {
 }
 
 const mostThreads = 8
+const defaultMethod = (methods[0] as MethodInfo).name
 
 export function defineApi(platform: Platform): Api {
   function createMerger({ threads: asked, kernels = 'fast' }: MergerOptions = {}): Merger {
@@ -169,7 +170,7 @@ export function defineApi(platform: Platform): Api {
 async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
   const given: unknown = inputs
   if (!Array.isArray(given)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
-  const { method = 'lego', rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', ...options } = recipe
+  const { method = defaultMethod, rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', ...options } = recipe
   const rankRule = rankRuleOf(rank)
   if (maxRank !== undefined && rankRule.kind === 'fixed') throw new MergeError({ code: 'bad_rank', message: 'maxRank limits a rank rule; a rank that is a number needs none' })
   if (!(Number.isSafeInteger(seed) && seed >= 0)) throw new MergeError({ code: 'bad_option', message: `seed must be a whole number from 0 to 2^53 - 1, not ${seed}` })
