@@ -42,8 +42,9 @@ export class RecipeForm {
     this.#more.append(make('div', { className: 'fields' }, field('Scale', this.#scale), field('Values', this.#dtype)), this.#options)
     form.append(make('div', { className: 'fields' }, field('Method', this.#method), field('Ranks', this.#rankKind), this.#rankField, field('Seed', this.#seed)), this.#explanation, this.#more)
     this.#showMethod()
-    this.#method.addEventListener('change', () => this.#showMethod())
-    this.#rankKind.addEventListener('change', () => this.#showRank())
+    // `input` reaches the fields before the form, which then finds them as they should be; `change` comes later.
+    this.#method.addEventListener('input', () => this.#showMethod())
+    this.#rankKind.addEventListener('input', () => this.#showRank())
     form.addEventListener('input', changed)
     form.addEventListener('submit', event => event.preventDefault())
   }
