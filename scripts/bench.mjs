@@ -36,13 +36,13 @@ async function coreRows() {
 }
 
 /** Best of some merges with one merger, in seconds. */
-async function bestMerge(createMerger, options, paths, rounds) {
+async function bestMerge(createMerger, method, options, paths, rounds) {
   const merger = createMerger(options)
   let best = Infinity
   try {
     for (let round = 0; round < rounds; round++) {
       const folder = await mkdtemp(join(tmpdir(), 'lora-lego-bench-'))
-      const { report } = await merger.merge(paths, { method: 'lego', rank: 16 }, { output: join(folder, 'merged') })
+      const { report } = await merger.merge(paths, { method, rank: 16 }, { output: join(folder, 'merged') })
       best = Math.min(best, report.totals.seconds)
       await rm(folder, { recursive: true })
     }
@@ -58,16 +58,18 @@ async function mergeRows() {
   try {
     const { paths, bytes } = await makeAdapters(join(folder, 'in'))
     const settings = [
-      ['reference kernels, 1 thread', { threads: 1, kernels: 'reference' }, 1],
-      ['1 thread', { threads: 1 }, 3],
-      ['2 threads', { threads: 2 }, 3],
+      ['lego', 'reference kernels, 1 thread', { threads: 1, kernels: 'reference' }, 1],
+      ['lego', '1 thread', { threads: 1 }, 3],
+      ['lego', '2 threads', { threads: 2 }, 3],
+      ['svd', '2 threads', { threads: 2 }, 3],
+      ['least_interference', '2 threads', { threads: 2 }, 2],
     ]
     const rows = []
     let reference
-    for (const [name, options, rounds] of settings) {
-      const seconds = await bestMerge(createMerger, options, paths, rounds)
+    for (const [method, name, options, rounds] of settings) {
+      const seconds = await bestMerge(createMerger, method, options, paths, rounds)
       reference ??= seconds
-      rows.push([name, `${figure(seconds)} s`, `${figure(bytes / seconds / 1e6)} MB/s`, `${figure(reference / seconds)} x`])
+      rows.push([method, name, `${figure(seconds)} s`, `${figure(bytes / seconds / 1e6)} MB/s`, `${figure(reference / seconds)} x`])
     }
     return rows
   } finally {
@@ -85,7 +87,7 @@ async function clusteringRows() {
     for (const restarts of [1, 2, 5, 20, 100]) {
       const sums = []
       for (let seed = 0; seed < 5; seed++) {
-        const { report } = await merger.merge(tasks, { rank: 8, restarts, seed })
+        const { report } = await merger.merge(tasks, { method: 'lego', rank: 8, restarts, seed })
         sums.push(report.modules.reduce((sum, module) => sum + module.inertia, 0))
       }
       const mean = sums.reduce((x, y) => x + y) / sums.length
@@ -115,7 +117,7 @@ await main(async () => {
   const shares = table(['time of', 'shape', 'WebAssembly, 1 thread', 'ratio', 'native (128-bit)'], core.shares)
   console.log(`${kernels}\n\n${shares}`)
   const merges = await step('whole merges: 7 adapters of rank 16, shapes of Llama-2-7B, bfloat16, 560 MB', async () =>
-    table(['lego, rank 16, file to file', 'time', 'adapter bytes', 'against the reference'], await mergeRows()),
+    table(['to rank 16, file to file', 'with', 'time', 'adapter bytes', 'against the first'], await mergeRows()),
   )
   console.log(merges)
   const clustering = await step('clustering: six example adapters, rank 8', async () =>

@@ -1,4 +1,4 @@
-// Writes docs/methods.md and docs/errors.md from the library's own tables; with --check, compares instead.
+// Writes what docs/ and README.md say twice from the library's own tables and docs/quality.md; with --check, compares instead.
 
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -106,12 +106,33 @@ Frobenius norms. \`schemaVersion\` is raised when a field is removed or changes 
 ${sections.join('\n')}`
 }
 
+/** README.md with some rows of docs/quality.md: six adapters at the default scale. */
+async function readme() {
+  const shown = { 'least_interference': '`least_interference`', 'tsv_m': '`tsv_m`', 'dense_ties': '`dense_ties`', 'lego': '`lego`', 'svd, weights 1': '`svd`', 'peft_ties': '`peft_ties`' }
+  const measured = (await readFile(join(project, 'docs/quality.md'), 'utf8')).match(/<!-- default:start -->\n([^]*?)\n<!-- default:end -->/)[1]
+  const rows = measured.split('\n').map(line => line.slice(2, -2).split(' | '))
+  const [plain, gated] = ['plain, 6', 'gated, 6'].map(name => rows[0].indexOf(name))
+  const lines = Object.entries(shown).map(([label, text]) => {
+    const row = rows.find(([name]) => name === label)
+    if (!row) throw new SetupError(`docs/quality.md has no row ${label}`)
+    return `| ${text} | ${row[plain]} | ${row[gated]} |`
+  })
+  const table = ['| | ordinary adapters | adapters trained to leave other inputs alone |', '| --- | --- | --- |', ...lines].join('\n')
+  return (await readFile(join(project, 'README.md'), 'utf8')).replace(/(<!-- quality:start -->\n)[^]*?(<!-- quality:end -->)/, (_, before, after) => `${before}${table}\n${after}`)
+}
+
 await main(async () => {
   const schema = reportSchema()
-  const pages = { 'methods.md': await methodsPage(join(project, 'docs/methods.md')), 'errors.md': errorsPage, 'report.schema.json': schema, 'report.md': reportPage(schema) }
+  const pages = {
+    'README.md': await readme(),
+    'docs/methods.md': await methodsPage(join(project, 'docs/methods.md')),
+    'docs/errors.md': errorsPage,
+    'docs/report.schema.json': schema,
+    'docs/report.md': reportPage(schema),
+  }
   for (const [name, page] of Object.entries(pages)) {
-    const path = join(project, 'docs', name)
+    const path = join(project, name)
     if (!process.argv.includes('--check')) await writeFile(path, page)
-    else if ((await readFile(path, 'utf8').catch(() => '')) !== page) throw new SetupError(`docs/${name} is not what the code says: run 'npm run docs'`)
+    else if ((await readFile(path, 'utf8').catch(() => '')) !== page) throw new SetupError(`${name} is not what the code says: run 'npm run docs'`)
   }
 })

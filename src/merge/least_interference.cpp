@@ -1,6 +1,8 @@
 #include "merge/least_interference.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "linalg/multiply.h"
 #include "merge/core_space.h"
@@ -19,22 +21,29 @@ struct Solution {
   double noise = 0;  // rounding, in singular values of `whitened`
 };
 
-/// Share of each adapter in D, which is their weighted sum.
+/// Share of each adapter in D, which is the sum of the deltas, each times its share.
 std::vector<double> priorShares(const UnitPool& pool, bool isMean) {
   const size_t n = pool.adapters();
-  double sum = 0;
-  for (const double weight : pool.weights) sum += weight;
-  std::vector<double> shares;
-  for (const double weight : pool.weights) shares.push_back(weight / sum);
-  if (isMean) return shares;
-  // Weights with mean 1. An adapter alone, or one that has nothing to do with the others, counts in full; of
-  // n copies each counts for 1 / n.
+  std::vector<double> shares(pool.weights);
+  const auto divide = [](std::vector<double>& values, double by) {
+    for (double& value : values) value /= by;
+  };
+  if (isMean) {
+    divide(shares, std::accumulate(shares.begin(), shares.end(), 0.0));
+    return shares;
+  }
+  // The heaviest counts in full. Those that are alike share the weight of the heaviest of them.
+  divide(shares, *std::ranges::max_element(shares));
   const Relation relation = relate(pool);
   std::vector<double> counted(n);
   for (size_t i = 0; i < n; ++i) {
-    double alike = 0;
-    for (size_t j = 0; j < n; ++j) alike += shares[j] * relation.cosine(i, j) * relation.cosine(i, j);
-    counted[i] = alike > 0 ? shares[i] / alike : 0;
+    double alike = 0, heaviest = 0;
+    for (size_t j = 0; j < n; ++j) {
+      const double share = shares[j] * relation.cosine(i, j) * relation.cosine(i, j);
+      alike += share;
+      heaviest = std::max(heaviest, share);
+    }
+    counted[i] = alike > 0 ? shares[i] * heaviest / alike : 0;
   }
   return counted;
 }

@@ -14,8 +14,9 @@ namespace lego {
 /// - S_i is the sum of D_i^T D_i over the modules that read the same input, and of c D_i D_i^T over those
 ///   that write it (UnitPool::inputs), or that of this module alone. Option covariance: as it is, so that an
 ///   adapter has more say where it changes more (raw), or each term divided by its trace (unit).
-/// - D, option prior: the sum of the D_i, each divided by the sum of its squared cosines with all of them, so
-///   that copies count once (fitted); or their mean.
+/// - D, option prior: the sum of u_i D_i, with weights u of which the largest is 1, where adapters that are
+///   alike share the weight of the heaviest: u_i max_j(u_j c_ij) / sum_j(u_j c_ij), c the squared cosines, so
+///   that copies count once (fitted); or the weighted mean.
 /// - Option eps: how strongly T is held to D.
 ///
 /// Source: docs/numerics.md; methods.md section 8 is covariance unit, prior mean, eps 0.1.

@@ -85,8 +85,8 @@ constexpr OptionInfo kLegoOptions[] = {
 };
 constexpr OptionInfo kLegoDeltaOptions[] = {
     kRestarts,
-    {"metric", Type::Choice, "product|cosine", 0, 0, 0,
-     "Clusters the units' rank-1 matrices (product) or their directions alone (cosine)."},
+    {"metric", Type::Choice, "cosine|product", 0, 0, 0,
+     "Clusters the directions of the units' rank-1 matrices (cosine) or these themselves (product)."},
     {"representative", Type::Choice, "sum|mean|norm", 0, 0, 0,
      "A cluster becomes the best rank-1 approximation of its members' sum, of their mean (weights are then "
      "relative), or the sum's direction with the members' mean norm."},

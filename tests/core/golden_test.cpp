@@ -191,7 +191,7 @@ TEST(Golden, LegoInDeltaSpace) {
     recipe.rank = golden.k;
     recipe.start = golden.start;
     for (const char* representative : {"sum", "mean", "norm"}) {
-      recipe.options = {{"representative", representative}};
+      recipe.options = {{"metric", "product"}, {"representative", representative}};
       EXPECT_TRUE(compareProduct(golden, std::string("lego_delta.") + representative, recipe));
     }
     recipe.options = {{"metric", "cosine"}};

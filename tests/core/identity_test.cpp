@@ -283,16 +283,16 @@ struct Interference {
   }
   /// The sum of the adapters, in which copies count once.
   Dense prior() const {
-    double total = 0;
-    for (const double weight : weights) total += weight;
+    const double top = std::ranges::max(weights);
     Dense sum = Dense::Zero(deltas[0].rows(), deltas[0].cols());
     for (size_t i = 0; i < deltas.size(); ++i) {
-      double alike = 0;
+      double alike = 0, heaviest = 0;
       for (size_t j = 0; j < deltas.size(); ++j) {
         const double cosine = deltas[i].cwiseProduct(deltas[j]).sum() / (deltas[i].norm() * deltas[j].norm());
-        alike += weights[j] / total * cosine * cosine;
+        alike += weights[j] / top * cosine * cosine;
+        heaviest = std::max(heaviest, weights[j] / top * cosine * cosine);
       }
-      sum += weights[i] / total / alike * deltas[i];
+      sum += weights[i] / top * heaviest / alike * deltas[i];
     }
     return sum;
   }
@@ -428,6 +428,22 @@ TEST(LeastInterference, WeightsAreRelativeAndNotNegative) {
     recipe.weights[0] = -1;
     expectCode(mergeAll(sum.adapters, recipe), Code::badWeights);
   }
+}
+
+TEST(LeastInterference, AnAdapterFadesWithItsWeight) {
+  Random random(34);
+  const auto one = makeAdapter("a", {randomPair(random, 3, 20, 14)}, DType::F32, 3),
+             two = makeAdapter("b", {randomPair(random, 3, 20, 14)}, DType::F32, 3);
+  Recipe recipe = recipeFor("least_interference", 6);
+  const auto alone = mergedDelta({one}, recipeFor("least_interference", 3));
+  double last = 1e9;
+  for (const double weight : {1.0, 0.1, 0.01, 0.001, 0.0001}) {
+    recipe.weights = {1, weight};
+    const double distance = relativeDistance(mergedDelta({one, two}, recipe), alone);
+    EXPECT_LT(distance, last) << weight;
+    last = distance;
+  }
+  EXPECT_LT(last, 1e-3);
 }
 
 TEST(LeastInterference, CopiesGiveTheAdapter) {

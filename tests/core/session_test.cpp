@@ -59,7 +59,7 @@ TEST(Session, SameBytesOnEveryPlatform) {
     recipe.method = method.name;
     all = (all ^ hash(recipe)) * 0x100000001B3u;
   }
-  EXPECT_EQ(all, 9017436252744685825u);
+  EXPECT_EQ(all, 12490958526397635462u);
 }
 
 TEST(Session, ReferenceKernelsGiveTheSameBytes) {
