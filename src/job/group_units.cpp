@@ -274,6 +274,7 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
   }
   for (ModuleUnits& feeder : feeders) feeder.pool.gramA = ownGram(feeder);
   if (group.size() + feeders.size() > 1) {
+    // Only the plan of a method with this option has such groups.
     const bool unitCovariance = plan.options.choice("covariance") == "unit";
     shareInputs(result, feeders, planned.feeders, *gramA, unitCovariance);
   }

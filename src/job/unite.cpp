@@ -165,8 +165,8 @@ Result<std::vector<double>> readWeights(const Recipe& recipe, const MethodInfo& 
   if (!std::ranges::all_of(all, [](double w) { return std::isfinite(w); }))
     return fail(Code::badWeights, "a weight is not a finite number");
   if (!method.takesNegativeWeights && std::ranges::any_of(all, [](double w) { return w < 0; })) {
-    return fail(Code::badWeights,
-                "the method " + std::string(method.name) + " has no meaning for negative weights; svd subtracts exactly");
+    return fail(Code::badWeights, "the method " + std::string(method.name) +
+                                      " has no meaning for negative weights; svd subtracts exactly");
   }
   return weights;
 }

@@ -430,6 +430,19 @@ TEST(LeastInterference, WeightsAreRelativeAndNotNegative) {
   }
 }
 
+/// One adapter has only what feeds the other's module.
+TEST(LeastInterference, AFeederOfOtherAdaptersSaysNothing) {
+  Random random(35);
+  const Pair up = randomPair(random, 2, 18, 40, "mlp.up_proj"),
+             down = randomPair(random, 2, 40, 18, "mlp.down_proj"),
+             both = randomPair(random, 2, 18, 18, "o_proj");
+  const std::vector<TestAdapter> adapters = {makeAdapter("a", {both, up}, DType::F32, 2),
+                                             makeAdapter("b", {both, down}, DType::F32, 2)};
+  const Merged merged = must(mergeAll(adapters, recipeFor("least_interference", 2)));
+  EXPECT_LT(relativeDistance(delta(pairOf(merged, "mlp.down_proj"), 1), delta(down, 1)), 1e-6);
+  EXPECT_LT(relativeDistance(delta(pairOf(merged, "mlp.up_proj"), 1), delta(up, 1)), 1e-6);
+}
+
 TEST(LeastInterference, AnAdapterFadesWithItsWeight) {
   Random random(34);
   const auto one = makeAdapter("a", {randomPair(random, 3, 20, 14)}, DType::F32, 3),
