@@ -45,6 +45,16 @@ Matrix rowsOf(const std::vector<std::vector<double>>& basis, size_t first, size_
   return result;
 }
 
+Result<Singular> svdOfAllRows(const RowPanels& panels, size_t rank, double noise, const Context& context) {
+  Matrix whole(panels.rows, panels.columns);
+  Status passed = panels.pass([&](size_t first, const Matrix& panel) {
+    std::copy_n(panel.data(), panel.rows() * panel.columns(), whole.row(first).data());
+  });
+  if (!passed) return passed.error();
+  if (context.cancelled()) return Error{Code::cancelled, {}, {}, {}, {}};
+  return truncatedSvd(whole, rank, noise);
+}
+
 }  // namespace
 
 Result<Singular> panelSvd(const RowPanels& panels, size_t rank, double noise, uint64_t seed,
@@ -52,6 +62,7 @@ Result<Singular> panelSvd(const RowPanels& panels, size_t rank, double noise, ui
   const size_t columns = panels.columns;
   const size_t k = std::min({rank, panels.rows, columns});
   const size_t width = std::min({k + kOversampling, panels.rows, columns});
+  if (panels.rows <= kSteps * width) return svdOfAllRows(panels, rank, noise, context);
   Random random(seed);
   Matrix block(width, columns);
   for (size_t i = 0; i < width; ++i) {

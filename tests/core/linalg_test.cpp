@@ -316,9 +316,9 @@ TEST(PanelSvd, IsExactInSmallMatricesAndNearlySoInLargeOnes) {
     EXPECT_LE(energy, best * (1 + 1e-9));
   }
   // A spectrum that falls, as those of trained adapters do.
-  Matrix falling(150, 120);
-  const Matrix left = randomMatrix(random, 150, 40), right = randomMatrix(random, 40, 120);
-  for (size_t i = 0; i < 150; ++i) {
+  Matrix falling(250, 120);
+  const Matrix left = randomMatrix(random, 250, 40), right = randomMatrix(random, 40, 120);
+  for (size_t i = 0; i < falling.rows(); ++i) {
     for (size_t j = 0; j < 120; ++j) {
       for (size_t d = 0; d < 40; ++d)
         falling(i, j) += std::pow(0.8, static_cast<double>(d)) * left(i, d) * right(d, j);
@@ -331,14 +331,16 @@ TEST(PanelSvd, IsExactInSmallMatricesAndNearlySoInLargeOnes) {
 
 TEST(PanelSvd, CanBeCancelledAndHandsErrorsOn) {
   Random random(13);
-  const Matrix matrix = randomMatrix(random, 30, 20);
-  Context cancelled;
-  cancelled.cancel();
-  expectCode(panelSvd(panelsOf(matrix, 5), 3, 0, 1, cancelled), Code::cancelled);
-  const RowPanels broken{30, 20, [](const auto&) -> Status {
-                           return Error{Code::outOfMemory, {}, {}, {}, {}};
-                         }};
-  expectCode(panelSvd(broken, 3, 0, 1, Context()), Code::outOfMemory);
+  for (const size_t rows : {30, 300}) {
+    const Matrix matrix = randomMatrix(random, rows, 20);
+    Context cancelled;
+    cancelled.cancel();
+    expectCode(panelSvd(panelsOf(matrix, 5), 3, 0, 1, cancelled), Code::cancelled);
+    const RowPanels broken{rows, 20, [](const auto&) -> Status {
+                             return Error{Code::outOfMemory, {}, {}, {}, {}};
+                           }};
+    expectCode(panelSvd(broken, 3, 0, 1, Context()), Code::outOfMemory);
+  }
 }
 
 }  // namespace
