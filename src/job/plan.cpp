@@ -26,7 +26,11 @@ Result<DType> chooseDtype(const Recipe& recipe, std::span<const PlannedModule> m
                 "the dtype " + shownName(recipe.dtype) + " is none of same, f64, f32, f16, bf16");
   std::set<DType> dtypes;
   for (const PlannedModule& module : modules) {
-    for (const PlannedSource& source : module.sources) dtypes.insert({source.a.dtype, source.b.dtype});
+    for (const PlannedSource& source : module.sources) {
+      // What 8 bits hold, F16 holds too, and what lies between.
+      for (const DType dtype : {source.a.dtype, source.b.dtype})
+        dtypes.insert(isFloat8(dtype) ? DType::F16 : dtype);
+    }
   }
   if (dtypes.size() == 1) return *dtypes.begin();
   // F16 and BF16 together fit into neither of them.

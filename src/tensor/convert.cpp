@@ -141,7 +141,7 @@ void toFloat(DType dtype, const std::byte* source, size_t count, float* target) 
       case DType::F32: copyBlock(source + at * bytes, n, target + at); break;
       case DType::F16: halfBlock(source + at * bytes, n, target + at); break;
       case DType::BF16: bfloatBlock(source + at * bytes, n, target + at); break;
-      default: toFloatRef(dtype, source + at * bytes, n, target + at); break;  // F64: rare in adapters
+      default: toFloatRef(dtype, source + at * bytes, n, target + at); break;  // rare in adapters
     }
   }
 }

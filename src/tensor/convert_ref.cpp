@@ -27,7 +27,8 @@ void toFloatRef(DType dtype, const std::byte* source, size_t count, float* targe
       case DType::F16: target[i] = halfToFloat(readElement<uint16_t>(source, i)); break;
       case DType::BF16: target[i] = bfloatToFloat(readElement<uint16_t>(source, i)); break;
       case DType::F64: target[i] = static_cast<float>(readElement<double>(source, i)); break;
-      default: target[i] = readElement<float>(source, i); break;
+      case DType::F32: target[i] = readElement<float>(source, i); break;
+      default: target[i] = float8ToFloat(dtype, readElement<uint8_t>(source, i)); break;
     }
   }
 }

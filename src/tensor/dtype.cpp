@@ -31,8 +31,32 @@ std::optional<DType> dtypeOf(std::string_view name) {
   return std::nullopt;
 }
 
+bool isFloat8(DType dtype) {
+  return dtype == DType::F8E4M3 || dtype == DType::F8E5M2 || dtype == DType::F8E4M3FNUZ ||
+         dtype == DType::F8E5M2FNUZ;
+}
+
 bool isFactorDtype(DType dtype) {
-  return dtype == DType::F16 || dtype == DType::BF16 || dtype == DType::F32 || dtype == DType::F64;
+  return dtype == DType::F16 || dtype == DType::BF16 || dtype == DType::F32 || dtype == DType::F64 ||
+         isFloat8(dtype);
+}
+
+float float8ToFloat(DType dtype, uint8_t bits) {
+  const bool isFnuz = dtype == DType::F8E4M3FNUZ || dtype == DType::F8E5M2FNUZ;
+  const bool isE5 = dtype == DType::F8E5M2 || dtype == DType::F8E5M2FNUZ;
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x80) << 24;
+  const uint32_t magnitude = bits & 0x7F;
+  if (isFnuz ? bits == 0x80 : magnitude > (isE5 ? 0x7Cu : 0x7Eu))
+    return std::bit_cast<float>(sign | 0x7FC00000u);
+  if (dtype == DType::F8E5M2 && magnitude == 0x7C) return std::bit_cast<float>(sign | 0x7F800000u);
+  const uint32_t mantissaBits = isE5 ? 2 : 3, bias = (isE5 ? 15 : 7) + (isFnuz ? 1 : 0);
+  const uint32_t exponent = magnitude >> mantissaBits, mantissa = magnitude & ((1u << mantissaBits) - 1);
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | (exponent + 127 - bias) << 23 | mantissa << (23 - mantissaBits));
+  // Subnormal: mantissa x 2^(1 - bias - mantissaBits).
+  const float step = std::bit_cast<float>((127 + 1 - bias - mantissaBits) << 23);
+  const float value = static_cast<float>(mantissa) * step;
+  return sign ? -value : value;
 }
 
 float halfToFloat(uint16_t half) {

@@ -9,8 +9,8 @@
 
 namespace lego {
 
-/// Every dtype of the format (safetensors `Dtype`, in its enum order). Factors are read from, and results
-/// written to, those for which isFactorDtype() holds.
+/// Every dtype of the format (safetensors `Dtype`, in its enum order). Factors are read from those for which
+/// isFactorDtype() holds; results are written as F16, BF16, F32 or F64.
 enum class DType : uint8_t {
   Bool,
   F4,
@@ -42,8 +42,15 @@ unsigned bitsOf(DType dtype);
 std::string_view nameOf(DType dtype);
 std::optional<DType> dtypeOf(std::string_view name);
 
-/// F16, BF16, F32 and F64.
+/// F8_E4M3, F8_E5M2, F8_E4M3FNUZ, F8_E5M2FNUZ: weights of 8 bits, each of them exact in F16.
+bool isFloat8(DType dtype);
+/// F16, BF16, F32, F64 and those of 8 bits.
 bool isFactorDtype(DType dtype);
+
+/// One of the formats of 8 bits to binary32: exact for every value; NaN stays NaN. E4M3 has exponent bias 7,
+/// no infinity, and NaN where all other bits are set; E5M2 is as IEEE 754 would have it, with bias 15. FNUZ
+/// have bias 8 and 16, no infinity and no -0: its bits are NaN. Sources: arXiv 2209.05433, arXiv 2206.02915.
+float float8ToFloat(DType dtype, uint8_t bits);
 
 /// IEEE 754 binary16 to binary32: exact for every value; NaN stays NaN.
 float halfToFloat(uint16_t half);

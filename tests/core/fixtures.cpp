@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 
 #include "format/safetensors.h"
 #include "tensor/convert.h"
@@ -29,6 +30,26 @@ std::string readText(const std::string& path) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
+namespace {
+
+/// As fromFloatRef, and the nearest of the 256 values for formats of 8 bits, which the core only reads.
+void writeValues(DType dtype, const std::vector<float>& values, std::byte* target) {
+  if (!isFloat8(dtype)) return fromFloatRef(dtype, values.data(), values.size(), target);
+  for (const float value : values) {
+    const auto distance = [&](uint32_t bits) {
+      const double found = float8ToFloat(dtype, static_cast<uint8_t>(bits));
+      return std::isfinite(found) ? std::abs(found - value) : std::numeric_limits<double>::infinity();
+    };
+    uint32_t nearest = 0;
+    for (uint32_t bits = 1; bits < 256; ++bits) {
+      if (distance(bits) < distance(nearest)) nearest = bits;
+    }
+    *target++ = static_cast<std::byte>(nearest);
+  }
+}
+
+}  // namespace
+
 std::vector<std::byte> makeSafetensors(const std::vector<NamedTensor>& tensors) {
   Header header;
   for (const auto& tensor : tensors)
@@ -38,8 +59,7 @@ std::vector<std::byte> makeSafetensors(const std::vector<NamedTensor>& tensors) 
   std::memcpy(file.data(), text.data(), text.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (!tensors[i].values.empty())
-      fromFloatRef(tensors[i].dtype, tensors[i].values.data(), tensors[i].values.size(),
-                   file.data() + header.tensors[i].begin);
+      writeValues(tensors[i].dtype, tensors[i].values, file.data() + header.tensors[i].begin);
   }
   return file;
 }
@@ -59,7 +79,7 @@ Pair randomPair(Random& random, uint64_t rank, uint64_t in, uint64_t out, const 
 Pair rounded(Pair pair, DType dtype) {
   for (auto* values : {&pair.a, &pair.b}) {
     std::vector<std::byte> bytes(values->size() * 8);
-    fromFloatRef(dtype, values->data(), values->size(), bytes.data());
+    writeValues(dtype, *values, bytes.data());
     toFloatRef(dtype, bytes.data(), values->size(), values->data());
   }
   return pair;

@@ -25,6 +25,17 @@ TEST(Identity, OneAdapterAloneComesBack) {
   }
 }
 
+TEST(Identity, FactorsOfEightBitsAreReadExactly) {
+  Random random(36);
+  for (const DType dtype : {DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ}) {
+    const Pair pair = randomPair(random, 3, 20, 14);
+    const auto adapter = makeAdapter("a", {pair}, dtype, 3);
+    EXPECT_LT(relativeDistance(mergedDelta({adapter}, recipeFor("cat")), delta(rounded(pair, dtype), 1)),
+              1e-6)
+        << nameOf(dtype);
+  }
+}
+
 TEST(Identity, OneAdapterOfScaleOneComesBackBitForBit) {
   for (uint64_t seed = 0; seed < kSamples; ++seed) {
     Sample sample(seed);

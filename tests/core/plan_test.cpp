@@ -67,6 +67,9 @@ TEST(Plan, OutputDtype) {
   EXPECT_EQ(dtype(DType::F16, DType::BF16, "same"), DType::F32);
   EXPECT_EQ(dtype(DType::F16, DType::F64, "same"), DType::F64);
   EXPECT_EQ(dtype(DType::F16, DType::F32, "bf16"), DType::BF16);
+  EXPECT_EQ(dtype(DType::F8E4M3, DType::F8E5M2, "same"), DType::F16);
+  EXPECT_EQ(dtype(DType::F8E4M3, DType::F16, "same"), DType::F16);
+  EXPECT_EQ(dtype(DType::F8E4M3FNUZ, DType::BF16, "same"), DType::F32);
 }
 
 TEST(Plan, OutputLayoutIsContiguousAndExact) {

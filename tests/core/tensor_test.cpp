@@ -75,6 +75,69 @@ TEST(Bfloat, RoundsToNearestEven) {
   }
 }
 
+/// The formats of 8 bits by their definitions, in double.
+double float8ByDefinition(DType dtype, uint8_t bits) {
+  const bool isE5 = dtype == DType::F8E5M2 || dtype == DType::F8E5M2FNUZ;
+  const bool isFnuz = dtype == DType::F8E4M3FNUZ || dtype == DType::F8E5M2FNUZ;
+  const int mantissaBits = isE5 ? 2 : 3, bias = (isE5 ? 15 : 7) + isFnuz;
+  const double sign = bits & 0x80 ? -1 : 1, steps = 1 << mantissaBits;
+  const int exponent = (bits & 0x7F) >> mantissaBits, mantissa = bits & ((1 << mantissaBits) - 1);
+  if (isFnuz && bits == 0x80) return std::nan("");
+  if (dtype == DType::F8E4M3 && (bits & 0x7F) == 0x7F) return std::nan("");
+  if (dtype == DType::F8E5M2 && exponent == 31) return mantissa ? std::nan("") : sign * INFINITY;
+  return sign * (exponent ? std::ldexp(1 + mantissa / steps, exponent - bias)
+                          : std::ldexp(mantissa / steps, 1 - bias));
+}
+
+TEST(Float8, EveryValueIsExactAndFitsIntoAHalf) {
+  for (const DType dtype : {DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ}) {
+    for (uint32_t bits = 0; bits < 256; ++bits) {
+      const double exact = float8ByDefinition(dtype, static_cast<uint8_t>(bits));
+      const float value = float8ToFloat(dtype, static_cast<uint8_t>(bits));
+      if (std::isnan(exact)) {
+        ASSERT_TRUE(std::isnan(value)) << nameOf(dtype) << " " << bits;
+        continue;
+      }
+      ASSERT_EQ(static_cast<double>(value), exact) << nameOf(dtype) << " " << bits;
+      ASSERT_EQ(std::signbit(value), std::signbit(exact)) << nameOf(dtype) << " " << bits;
+      ASSERT_EQ(halfToFloat(floatToHalf(value)), value) << nameOf(dtype) << " " << bits;
+    }
+  }
+  // The largest values, as the formats' papers give them.
+  EXPECT_EQ(float8ToFloat(DType::F8E4M3, 0x7E), 448.0f);
+  EXPECT_EQ(float8ToFloat(DType::F8E5M2, 0x7B), 57344.0f);
+  EXPECT_EQ(float8ToFloat(DType::F8E4M3FNUZ, 0x7F), 240.0f);
+  EXPECT_EQ(float8ToFloat(DType::F8E5M2FNUZ, 0x7F), 57344.0f);
+}
+
+TEST(Float8, UnpacksAsTheSameValuesInBinary32) {
+  constexpr size_t kRows = 7, kColumns = 33;
+  std::vector<std::byte> bytes(kRows * kColumns);
+  Random random(8);
+  // No NaN and no infinity: below the highest exponent.
+  for (std::byte& b : bytes) b = static_cast<std::byte>((random.next() & 0x80) | random.below(0x78));
+  for (const DType dtype : {DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ}) {
+    if (dtype == DType::F8E4M3FNUZ || dtype == DType::F8E5M2FNUZ) {
+      for (std::byte& b : bytes) b = b == std::byte{0x80} ? std::byte{1} : b;
+    }
+    std::vector<float> values(bytes.size());
+    for (size_t i = 0; i < bytes.size(); ++i)
+      values[i] = float8ToFloat(dtype, static_cast<uint8_t>(bytes[i]));
+    const auto* plain = reinterpret_cast<const std::byte*>(values.data());
+    std::vector<float> fromBytes(kColumns * 64), fromFloats(kColumns * 64);
+    std::vector<uint32_t> largest(kColumns), expected(kColumns);
+    unpackColumns({dtype, bytes.data(), kRows, kColumns}, fromBytes.data(), 64, largest);
+    unpackColumns({DType::F32, plain, kRows, kColumns}, fromFloats.data(), 64, expected);
+    EXPECT_EQ(fromBytes, fromFloats) << nameOf(dtype);
+    EXPECT_EQ(largest, expected) << nameOf(dtype);
+    largest.resize(kRows), expected.resize(kRows);
+    unpackRows({dtype, bytes.data(), kRows, kColumns}, fromBytes.data(), 64, largest);
+    unpackRows({DType::F32, plain, kRows, kColumns}, fromFloats.data(), 64, expected);
+    EXPECT_EQ(fromBytes, fromFloats) << nameOf(dtype);
+    EXPECT_EQ(largest, expected) << nameOf(dtype);
+  }
+}
+
 TEST(DTypes, NamesRoundTrip) {
   for (int i = 0; i <= static_cast<int>(DType::U64); ++i) {
     const auto dtype = static_cast<DType>(i);

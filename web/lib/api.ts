@@ -25,7 +25,7 @@ export interface Recipe extends MethodOptions {
   readonly seed?: number
   /** The result is multiplied by this. Default: 1. */
   readonly scale?: number
-  /** Type of the written values; `same`: that of the inputs, or F32 where they differ. Default: same. */
+  /** Type of the written values; `same`: that of the inputs (F16 for those of 8 bits), or F32 where they differ. Default: same. */
   readonly dtype?: 'same' | 'f64' | 'f32' | 'f16' | 'bf16'
 }
 
