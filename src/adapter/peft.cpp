@@ -105,10 +105,10 @@ Status readShapes(AdapterModule& module) {
 
 Status checkDtype(const TensorInfo& tensor) {
   if (isFactorDtype(tensor.dtype)) return {};
-  return fail(
-      Code::unsupportedDtype,
-      "the factor is stored as " + std::string(nameOf(tensor.dtype)) + "; F64, F32, F16, BF16 and F8 can be read",
-      tensor.name);
+  return fail(Code::unsupportedDtype,
+              "the factor is stored as " + std::string(nameOf(tensor.dtype)) +
+                  "; F64, F32, F16, BF16 and F8 can be read",
+              tensor.name);
 }
 
 }  // namespace
