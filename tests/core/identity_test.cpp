@@ -307,9 +307,9 @@ struct Interference {
     }
     return sum;
   }
-  /// What is minimised, for any candidate.
-  double cost(const Dense& t) const {
-    double cost = pull() * (t - prior()).squaredNorm();
+  /// What is minimised, for any candidate; `held` and `towards` are pull() and prior().
+  double cost(const Dense& t, double held, const Dense& towards) const {
+    double cost = held * (t - towards).squaredNorm();
     for (size_t i = 0; i < deltas.size(); ++i) {
       const Dense difference = t - deltas[i];
       cost += weights[i] * (difference * covariances[i]).cwiseProduct(difference).sum();
@@ -336,18 +336,20 @@ TEST(LeastInterference, NoNeighbourOfTheSameRankIsBetter) {
     interference.deltas.push_back(denseDelta(pair));
     interference.covariances.push_back(interference.deltas.back().transpose() * interference.deltas.back());
   }
+  const double held = interference.pull();
+  const Dense towards = interference.prior();
   for (uint32_t rank : {2u, 5u, 8u}) {
     Recipe recipe = recipeFor("least_interference", rank);
     recipe.weights = interference.weights;
     const Pair merged = pairOf(must(mergeAll(adapters, recipe)));
-    const double best = interference.cost(denseDelta(merged));
+    const double best = interference.cost(denseDelta(merged), held, towards);
     for (int trial = 0; trial < 1000; ++trial) {
       const double step = std::pow(10.0, -1 - trial % 4);
       Pair other = merged;
       for (float& x : other.a) x += static_cast<float>(step) * randomFloat(random);
       for (float& x : other.b) x += static_cast<float>(step) * randomFloat(random);
       // Binary32 factors leave the minimum by 1e-7; a cost is flat there to the square of that.
-      ASSERT_GE(interference.cost(denseDelta(other)), best * (1 - 1e-9))
+      ASSERT_GE(interference.cost(denseDelta(other), held, towards), best * (1 - 1e-9))
           << "rank " << rank << " step " << step;
     }
   }

@@ -5,13 +5,16 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import puppeteer from 'puppeteer-core'
+import puppeteer, { type Page } from 'puppeteer-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { firefoxPath, openChromium, serve, sha256, watch } from './site.js'
 
 // In the page's order: the metadata holds the weights, and the report the names, in the order of the inputs.
 const examples = ['sortdesc', 'swapnb', 'rotl2', 'add3', 'interleave', 'revhalf2'].map(name => `examples/${name}`)
 const rank = 8
+
+/** Asks again and again: puppeteer's own waits run in the page, and in some builds of Firefox they never end. */
+const appears = (page: Page, selector: string): Promise<void> => expect.poll(async () => (await page.$(selector)) !== null, { timeout: 60_000, interval: 100 }).toBe(true)
 
 describe.each(['least_interference', 'lego'])('one SHA-256 of %s', method => {
   let folder: string
@@ -62,7 +65,6 @@ describe.each(['least_interference', 'lego'])('one SHA-256 of %s', method => {
   it.each([{ isolated: true }, { isolated: false }])('Firefox, isolated: $isolated', async ({ isolated }) => {
     const downloads = await mkdtemp(join(folder, 'firefox-'))
     const site = await serve({ isolated })
-    // No locators and no waitForFunction: their wait for enabled elements never ends in some builds of Firefox.
     const browser = await puppeteer.launch({
       browser: 'firefox',
       executablePath: firefoxPath,
@@ -74,13 +76,13 @@ describe.each(['least_interference', 'lego'])('one SHA-256 of %s', method => {
       await page.goto(site.url)
       expect(await page.evaluate(() => typeof SharedArrayBuffer)).toBe(isolated ? 'function' : 'undefined')
       await page.click('#examples')
-      await page.waitForSelector('#merge:enabled')
+      await appears(page, '#merge:enabled')
       await page.select('[name=method]', method)
       await page.type('[name=rank]', String(rank))
       await expect.poll(() => page.$eval('#plan', plan => plan.textContent), { timeout: 10_000 }).toContain('rank 8')
-      await page.waitForSelector('#merge:enabled')
+      await appears(page, '#merge:enabled')
       await page.click('#merge')
-      await page.waitForSelector('#result a[download="adapter_model.safetensors"]')
+      await appears(page, '#result a[download="adapter_model.safetensors"]')
       await page.click('#result a[download="adapter_model.safetensors"]')
       await expect.poll(() => readdir(downloads), { timeout: 30_000 }).toEqual(['adapter_model.safetensors'])
       await expect.poll(async () => sha256(await readFile(join(downloads, 'adapter_model.safetensors'))), { timeout: 10_000 }).toBe(expected)
