@@ -204,7 +204,8 @@ void benchShares(size_t length, double module) {
   auto merged = mergeLego(pool, request, context);
   relate("lego's clustering against lego", shape, bestTime([&] { (void)mergeLego(pool, request, context); }),
          module);
-  relate("report against lego", shape, bestTime([&] { (void)measure(pool, gramsOf(pool, *merged), 1); }), module);
+  relate("report against lego", shape, bestTime([&] { (void)measure(pool, gramsOf(pool, *merged), 1); }),
+         module);
 }
 
 }  // namespace
