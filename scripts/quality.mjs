@@ -9,12 +9,11 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import { entries, rankTrials, sameTaskTrials } from '../tests/quality/entries.mjs'
-import { adapterSets, mean, subsets, tasks } from '../tests/quality/minibench.mjs'
+import { adapterSets, mean, subsets, tasks, tokens } from '../tests/quality/minibench.mjs'
 import { build } from './build.mjs'
 import { main, step } from './say.mjs'
 import { project } from './toolchain.mjs'
 
-const tokens = scores => mean(Object.values(scores).map(({ token }) => token))
 const exacts = scores => mean(Object.values(scores).map(({ exact }) => exact))
 const deviation = values => Math.sqrt(mean(values.map(value => (value - mean(values)) ** 2)))
 const figure = value => value.toFixed(1)

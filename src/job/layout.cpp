@@ -101,16 +101,16 @@ std::vector<PlannedGroup> groupModules(const Plan& plan) {
   std::map<std::pair<std::string, uint64_t>, size_t> known;
   for (size_t m = 0; m < plan.modules.size(); ++m) {
     const PlannedModule& module = plan.modules[m];
+    std::vector<PlannedFeeder> feeders;
     if (shared && module.kind == ModuleKind::Linear) {
       const auto [entry, isNew] = known.try_emplace({sharedInputKey(module.path), module.in}, groups.size());
       if (!isNew) {
         groups[entry->second].modules.push_back(m);
         continue;
       }
-      groups.push_back({{m}, feedersOf(plan, module)});
-      continue;
+      feeders = feedersOf(plan, module);
     }
-    groups.push_back({{m}, {}});
+    groups.push_back({{m}, std::move(feeders)});
   }
   return groups;
 }

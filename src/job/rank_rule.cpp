@@ -90,7 +90,7 @@ std::vector<std::vector<double>> worthsOf(std::span<const std::vector<double>> e
 }
 
 /// Gives every module one rank, then one after the other to where `worth` per cost is largest, as long as
-/// `affords(module)` says that it may be; what one module may not get, another still can.
+/// `affords(module, worth)` says that it may be; what one module may not get, another still can.
 template <typename Cost, typename Affords>
 std::vector<uint32_t> spread(const Plan& plan, std::span<const std::vector<double>> worths, const Cost& cost,
                              const Affords& affords) {

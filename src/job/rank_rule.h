@@ -24,6 +24,9 @@ Status setRanks(const Recipe& recipe, const MethodInfo& method, std::vector<Plan
 /// (MethodInfo::energies).
 uint32_t rankByRule(const RankRule& rule, std::span<const double> energies);
 
+/// What the rule Automatic keeps of all that there is.
+inline constexpr double kAutomaticShare = 0.99;
+
 /// The ranks of all modules by a recipe's rule. `energies`: of each module.
 /// Size and Automatic look at all modules together. A rank is worth its energy, divided by the square root of
 /// its module's energy: a module counts by its norm, because neither equal parts nor energies say how much a
@@ -31,7 +34,6 @@ uint32_t rankByRule(const RankRule& rule, std::span<const double> energies);
 /// to where it is worth most. Size: most per byte, until the file would exceed the budget. Automatic: until
 /// kAutomaticShare of all that there is has been kept.
 /// Errors: bad_rank where a budget is too small for one rank in each module.
-inline constexpr double kAutomaticShare = 0.99;
 Result<std::vector<uint32_t>> ranksByRule(const Plan& plan, std::span<const std::vector<double>> energies);
 
 }  // namespace lego

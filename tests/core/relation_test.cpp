@@ -2,16 +2,14 @@
 
 #include <gtest/gtest.h>
 
-#include <Eigen/Core>
 #include <cmath>
 
+#include "core/dense.h"
 #include "core/samples.h"
 #include "merge/relation.h"
 
 namespace lego::testing {
 namespace {
-
-using Dense = Eigen::MatrixXd;  // out x in
 
 /// Random units of adapters of these ranks, whose entries are about `size`, and the deltas that they make.
 struct DensePool {

@@ -75,6 +75,11 @@ struct Sum {
   }
 };
 
+inline std::vector<double> times(std::vector<double> values, double factor) {
+  for (double& value : values) value *= factor;
+  return values;
+}
+
 /// A copy whose ranks are permuted, and, in the balanced gauge, sign-flipped and rescaled in both factors
 /// by powers of two, which every dtype holds exactly.
 inline Pair shuffled(Random& random, const Pair& pair, bool gauge) {

@@ -4,7 +4,7 @@
 
 import { createMerger, type Merger, type Recipe } from '../../dist/node/index.js'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { adapterSets, mean, Minibench, tasks } from '../quality/minibench.mjs'
+import { adapterSets, Minibench, tasks, tokens } from '../quality/minibench.mjs'
 
 const sets = ['plain', 'gated'] as const
 const tolerance = 1.5
@@ -22,7 +22,7 @@ describe('six adapters merged to rank 8', () => {
   async function accuracy(set: (typeof sets)[number], recipe: Recipe, weight = 1): Promise<number> {
     const inputs = tasks.map(task => ({ source: adapterSets[set](task), weight }))
     const { tensors } = await merger.merge(inputs, { dtype: 'f32', ...recipe })
-    return mean(Object.values(await bench.score(tensors)).map(({ token }) => token))
+    return tokens(await bench.score(tensors))
   }
 
   it('each adapter alone does its task', async () => {

@@ -2,12 +2,10 @@
 
 import { parentPort, workerData } from 'node:worker_threads'
 import { entries, rankTrials, sameTaskTrials } from './entries.mjs'
-import { adapterSets, mean, Minibench, subsets, tasks } from './minibench.mjs'
+import { adapterSets, mean, Minibench, subsets, tasks, tokens } from './minibench.mjs'
 
 const rank = 8
 const grid = Math.SQRT2
-
-const tokens = scores => mean(Object.values(scores).map(({ token }) => token))
 
 /**
  * The power of sqrt(2) that the whole delta is best multiplied by on validation sequences, from 1 on in whichever

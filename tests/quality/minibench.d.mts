@@ -5,8 +5,11 @@ export declare const tasks: readonly string[]
 export declare const adapterSets: { readonly plain: (task: string) => string; readonly gated: (task: string) => string }
 export declare const subsets: Readonly<Record<string, readonly (readonly string[])[]>>
 export declare function mean(values: readonly number[]): number
+export type Score = Record<string, { token: number; exact: number }>
+/** Token accuracy over all tasks of a score. */
+export declare function tokens(scores: Score): number
 export declare class Minibench {
   static open(): Promise<Minibench>
   /** Percent of tokens and of whole sequences that are right, by task. */
-  score(tensors: MergeResult['tensors'], options?: { scale?: number; kind?: 'test' | 'val'; of?: readonly string[] }): Promise<Record<string, { token: number; exact: number }>>
+  score(tensors: MergeResult['tensors'], options?: { scale?: number; kind?: 'test' | 'val'; of?: readonly string[] }): Promise<Score>
 }

@@ -76,6 +76,8 @@ export class Minibench {
 }
 
 export const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length
+/** Token accuracy over all tasks of a score. */
+export const tokens = scores => mean(Object.values(scores).map(({ token }) => token))
 
 /** Which adapters are merged together: by their number, as many groups as make the figures comparable. */
 export const subsets = {
