@@ -4,6 +4,7 @@ import { execFile } from 'node:child_process'
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import puppeteer, { type Page } from 'puppeteer-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -13,8 +14,14 @@ import { firefoxPath, openChromium, serve, sha256, watch } from './site.js'
 const examples = ['sortdesc', 'swapnb', 'rotl2', 'add3', 'interleave', 'revhalf2'].map(name => `examples/${name}`)
 const rank = 8
 
-/** Asks again and again: puppeteer's own waits run in the page, and in some builds of Firefox they never end. */
-const appears = (page: Page, selector: string): Promise<void> => expect.poll(async () => (await page.$(selector)) !== null, { timeout: 60_000, interval: 100 }).toBe(true)
+/** Asks again and again: puppeteer's own waits run in the page, and in some builds of Firefox they never end. If it never comes, what the page says instead is in the failure. */
+async function appears(page: Page, selector: string): Promise<void> {
+  for (let left = 600; left > 0; left--) {
+    if (await page.$(selector)) return
+    await setTimeout(100)
+  }
+  expect.fail(`no ${selector}; the page says: ${await page.$eval('body', body => body.innerText)}`)
+}
 
 describe.each(['least_interference', 'lego'])('one SHA-256 of %s', method => {
   let folder: string
@@ -75,6 +82,8 @@ describe.each(['least_interference', 'lego'])('one SHA-256 of %s', method => {
       const page = await browser.newPage()
       await page.goto(site.url)
       expect(await page.evaluate(() => typeof SharedArrayBuffer)).toBe(isolated ? 'function' : 'undefined')
+      // The page's script fills the list of methods; a click before that would find nobody listening.
+      await appears(page, '[name=method] option')
       await page.click('#examples')
       await appears(page, '#merge:enabled')
       await page.select('[name=method]', method)
