@@ -8,6 +8,8 @@
 
 namespace lego {
 
+size_t findNul(std::string_view text) { return text.find('\0'); }
+
 Result<Json> parseJson(std::string_view text, Code code) {
   std::vector<std::set<std::string>> keys;  // of each object that is open
   std::string problem;
@@ -23,7 +25,8 @@ Result<Json> parseJson(std::string_view text, Code code) {
     return true;
   };
   Json value = Json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
-  if (problem.empty() && value.is_discarded()) problem = "is not valid JSON";
+  if (problem.empty() && (value.is_discarded() || findNul(text) != std::string_view::npos))
+    problem = "is not valid JSON";
   if (!problem.empty()) return Error{code, "the JSON document " + problem, {}, {}, {}};
   return value;
 }

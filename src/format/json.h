@@ -11,8 +11,12 @@ namespace lego {
 /// Keeps the order of keys, which PEFT's patterns depend on.
 using Json = nlohmann::ordered_json;
 
-/// Parses a whole document. Refuses, with `code`: invalid JSON or UTF-8, duplicate keys, nesting deeper
-/// than limits::kJsonDepth.
+/// Where a text has a NUL byte, or npos. JSON has none, but to the library it is the end of the text, and
+/// what follows would pass unread.
+size_t findNul(std::string_view text);
+
+/// Parses a whole document. Refuses, with `code`: invalid JSON or UTF-8, NUL bytes, duplicate keys, nesting
+/// deeper than limits::kJsonDepth.
 Result<Json> parseJson(std::string_view text, Code code);
 
 /// A string as a JSON literal, quotes included. Invalid UTF-8 is replaced by U+FFFD.

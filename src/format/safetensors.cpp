@@ -293,6 +293,9 @@ Result<Header> readHeader(std::span<const std::byte> bytes, uint64_t fileSize) {
   // The README's rule; the JSON library would pass over leading space.
   if (*size > kPrefixBytes && text[kPrefixBytes] != '{')
     return fail(Code::badHeader, "the header does not begin with '{'", {}, kPrefixBytes);
+  if (const size_t nul = findNul({text + kPrefixBytes, bytes.size() - kPrefixBytes});
+      nul != std::string_view::npos)
+    return fail(Code::badHeader, "the header is not valid JSON: it holds a NUL byte", {}, kPrefixBytes + nul);
   HeaderReader reader(*size);
   if (!Json::sax_parse(text + kPrefixBytes, text + *size, &reader) || !reader.done()) return reader.error;
   if (Status sound = checkLayout(reader.header, *size, fileSize); !sound) return sound.error();

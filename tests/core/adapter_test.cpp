@@ -94,6 +94,7 @@ TEST(Peft, RefusesBadConfigs) {
       read(header, "{\"peft_type\":\"LORA\",\"x\":" + std::string(100, '[') + std::string(100, ']') + "}"),
       Code::badConfig);
   expectCode(read(header, std::string(5'000'000, ' ')), Code::badConfig);
+  expectCode(read(header, kPlain + std::string("\0, and more", 11)), Code::badConfig);
   expectCode(read(header, R"({"peft_type":"LORA","rank_pattern":{"(":4}})"), Code::badPattern);
   expectCode(read(header, R"({"peft_type":"LORA","r":0})"), Code::rankZero);
   expectCode(read(header, R"({"peft_type":"LORA","r":4,"rank_pattern":{"q":0}})"), Code::rankZero);

@@ -67,6 +67,8 @@ TEST(Safetensors, RefusesBadJson) {
            std::string("\"x\""),
            " {" + good + "}",
            "{" + good + "} x",
+           "{" + good + "}" + std::string("\0", 1),
+           "{" + good + "}" + std::string("\0{", 2),
            "{" + good + ",}",
            std::string("{\"a\":1}"),
            std::string("{\"a\":[]}"),

@@ -2,12 +2,13 @@
 
 import { spawn } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Ajv } from 'ajv'
 import type { MergeReport } from 'lora-lego'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { adapter, badInputs, hexDigest, parse } from './fixtures.js'
+import { malformed, type Malformed } from './malformed.js'
 
 interface Ended {
   code: number | null
@@ -15,8 +16,8 @@ interface Ended {
   stderr: string
 }
 
-function start(args: string[]): { child: ReturnType<typeof spawn>; ended: Promise<Ended> } {
-  const child = spawn(process.execPath, ['dist/node/cli.js', ...args])
+function start(args: string[], nodeOptions: string[] = []): { child: ReturnType<typeof spawn>; ended: Promise<Ended> } {
+  const child = spawn(process.execPath, [...nodeOptions, 'dist/node/cli.js', ...args])
   const output = { stdout: '', stderr: '' }
   child.stdout.on('data', data => (output.stdout += data))
   child.stderr.on('data', data => (output.stderr += data))
@@ -155,6 +156,32 @@ describe('command line', () => {
       expect((await readdir(join(folder, title))).filter(name => name.includes('partial'))).toEqual([])
     }
   })
+
+  it('refuses every malformed adapter with a code, and without taking memory for what it claims', async () => {
+    const good = await write(join(folder, 'good'), adapter())
+    const reporter = join(folder, 'peak.mjs')
+    await writeFile(reporter, "process.on('exit', () => process.stderr.write(`\\npeak ${process.resourceUsage().maxRSS} kB`))")
+    const refusal = async ({ title, codes, files }: Malformed, index: number): Promise<{ problems: string[]; peak: number }> => {
+      const bad = await write(join(folder, String(index), 'bad'), files)
+      const output = join(folder, String(index), 'out')
+      const { code, stderr } = await start(['merge', good, bad, '-o', output, '--threads', '1'], ['--import', reporter]).ended
+      const said = /^lora-lego: (\w+): .+/m.exec(stderr)?.[1] ?? stderr.slice(0, 200)
+      const left = (await readdir(join(folder, String(index)))).filter(name => name !== 'bad')
+      const fine = code === 1 && codes.includes(said) && left.length === 0
+      return { problems: fine ? [] : [`${title}: exit code ${code}, ${said}, left ${left.join()}`], peak: Number(/peak (\d+) kB/.exec(stderr)?.[1]) }
+    }
+    const cases = [...malformed().entries()]
+    const results: Awaited<ReturnType<typeof refusal>>[] = []
+    // Each is a process of its own: as many at a time as there are cores.
+    await Promise.all(
+      Array.from({ length: availableParallelism() }, async () => {
+        for (let next = cases.shift(); next; next = cases.shift()) results.push(await refusal(next[1], next[0]))
+      }),
+    )
+    expect(results.flatMap(({ problems }) => problems)).toEqual([])
+    // Node and the core take 100 MB before they read anything; headers may have 100 MB, but these files are small.
+    expect(Math.max(...results.map(({ peak }) => peak))).toBeLessThan(250_000)
+  }, 300_000)
 
   it('refuses a path that is not there, and an output that is an input', async () => {
     expect(await run('inspect', join(folder, 'nowhere'))).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining('not_found') as string })

@@ -12,10 +12,10 @@ const sizes: Record<string, number> = { F64: 8, F32: 4, F16: 2, BF16: 2, I32: 4,
 const bytesOf = ({ dtype = 'F32', shape }: TensorSpec): number => shape.reduce((product, side) => product * side, sizes[dtype] as number)
 
 /** A safetensors file with the given header, however wrong, and `dataBytes` of data. */
-export function rawFile(header: string, dataBytes: number, claimed: number = new TextEncoder().encode(header).length): Uint8Array<ArrayBuffer> {
-  const text = new TextEncoder().encode(header)
+export function rawFile(header: string | Uint8Array, dataBytes: number, claimed?: number): Uint8Array<ArrayBuffer> {
+  const text = typeof header === 'string' ? new TextEncoder().encode(header) : header
   const file = new Uint8Array(8 + text.length + dataBytes)
-  new DataView(file.buffer).setBigUint64(0, BigInt(claimed), true)
+  new DataView(file.buffer).setBigUint64(0, BigInt(claimed ?? text.length), true)
   file.set(text, 8)
   return file
 }
@@ -64,13 +64,14 @@ export function pair({ module = 'layer', rank = 2, in: columns = 6, out = 5, dty
 export const config = (fields: Record<string, unknown> = {}): Uint8Array<ArrayBuffer> =>
   new TextEncoder().encode(JSON.stringify({ peft_type: 'LORA', r: 2, lora_alpha: 2, target_modules: ['layer'], ...fields }))
 
-const files = (tensors: Uint8Array<ArrayBuffer>, settings: Uint8Array<ArrayBuffer> | undefined, name: string): File[] => [
+/** The files of an adapter's folder. */
+export const adapterFiles = (tensors: Uint8Array<ArrayBuffer>, settings: Uint8Array<ArrayBuffer> | undefined, name: string): File[] => [
   new File([tensors], 'adapter_model.safetensors'),
   ...(settings ? [new File([settings], 'adapter_config.json')] : []),
 ].map(file => Object.defineProperty(file, 'webkitRelativePath', { value: `${name}/${file.name}` }))
 
 /** The files of a good adapter. */
-export const adapter = (specs: readonly PairSpec[] = [{}], fields: Record<string, unknown> = {}, name = 'good'): File[] => files(safetensors(specs.flatMap(pair)), config(fields), name)
+export const adapter = (specs: readonly PairSpec[] = [{}], fields: Record<string, unknown> = {}, name = 'good'): File[] => adapterFiles(safetensors(specs.flatMap(pair)), config(fields), name)
 
 const tensor = (name: string, begin: number, end: number): string => `"${name}":{"dtype":"F32","shape":[${(end - begin) / 4}],"data_offsets":[${begin},${end}]}`
 
@@ -87,7 +88,7 @@ export interface BadInput {
 export function badInputs(): BadInput[] {
   const good = adapter()
   const whole = safetensors(pair())
-  const bad = (tensors: Uint8Array<ArrayBuffer>, settings: Uint8Array<ArrayBuffer> | undefined = config()): File[][] => [good, files(tensors, settings, 'bad')]
+  const bad = (tensors: Uint8Array<ArrayBuffer>, settings: Uint8Array<ArrayBuffer> | undefined = config()): File[][] => [good, adapterFiles(tensors, settings, 'bad')]
   const file = 'bad/adapter_model.safetensors'
   return [
     { title: 'truncated file', code: 'file_truncated', inputs: bad(whole.slice(0, -3)), names: [file] },
@@ -109,7 +110,7 @@ export function badInputs(): BadInput[] {
     { title: 'tensors that would be lost', code: 'unsupported_tensors', inputs: bad(safetensors([...pair(), { name: 'base_model.model.layer.lora_magnitude_vector', shape: [5] }])), names: [file, 'lora_magnitude_vector'] },
     { title: 'DoRA config', code: 'unsupported_adapter', inputs: bad(whole, config({ use_dora: true })), names: [file, 'DoRA'] },
     { title: 'pickle', code: 'pickle_file', inputs: [good, [Object.defineProperty(new File([new Uint8Array([0x50, 0x4b, 3, 4, 0, 0, 8, 8])], 'adapter_model.bin'), 'webkitRelativePath', { value: 'bad/adapter_model.bin' })]], names: ['bad/adapter_model.bin'] },
-    { title: 'missing config', code: 'config_missing', inputs: [good, files(whole, undefined, 'bad')], names: [file, 'adapter_config.json'] },
+    { title: 'missing config', code: 'config_missing', inputs: [good, adapterFiles(whole, undefined, 'bad')], names: [file, 'adapter_config.json'] },
     { title: 'config that is no JSON', code: 'bad_config', inputs: bad(whole, new TextEncoder().encode('{')), names: ['bad/adapter_config.json'] },
     { title: 'rank 0 in a factor', code: 'rank_zero', inputs: bad(safetensors([{ name: keyA('layer'), shape: [0, 6] }, { name: keyB('layer'), shape: [5, 0] }])), names: [file, keyA('layer')] },
     { title: 'rank 0 in the config', code: 'rank_zero', inputs: bad(whole, config({ r: 0 })), names: ['bad/adapter_config.json'] },

@@ -3,6 +3,7 @@
 import { compare, createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger, type Recipe } from 'lora-lego'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { adapter, badInputs, config, dataHash, hexDigest, keyA, pair, parse, safetensors } from './fixtures.js'
+import { malformed } from './malformed.js'
 
 /** Three of the example adapters merged by lego with its defaults at rank 8: the same bytes everywhere. */
 const expectedHash = '8c50c4eaf1479ea76a97e41ceded62e0e622395157a3f846217f1a51887a8ad5'
@@ -182,6 +183,19 @@ export function defineSuite({ threads, example }: Platform): void {
         expect(JSON.parse(JSON.stringify(error))).toMatchObject({ code, message: error.message })
       })
     }
+
+    it('more than 300 malformed adapters, each with a code and a message', async () => {
+      const found: string[] = []
+      const cases = malformed()
+      expect(new Set(cases.map(({ title }) => title)).size).toBeGreaterThan(300)
+      for (const { title, codes, files } of cases) {
+        const error: unknown = await merger.merge([adapter(), files]).catch((thrown: unknown) => thrown)
+        // A name of a megabyte must not become a message of a megabyte.
+        const told = error instanceof MergeError && codes.includes(error.code) && error.message.length < 1500 && error.message.includes('bad/adapter_')
+        if (!told) found.push(`${title}: ${error instanceof Error ? error.message.slice(0, 200) : 'was merged'}`)
+      }
+      expect(found).toEqual([])
+    })
 
     it('and the merger goes on working', async () => {
       expect((await merger.merge([adapter()])).files).toHaveLength(2)
