@@ -289,18 +289,4 @@ Status computeGramB(ModuleUnits& units, const Kernels& kernels, GramPrecision pr
   return {};
 }
 
-void assembleRows(decltype(&assemble) kernel, const float* units, size_t stride, size_t length,
-                  const Matrix& coefficients, std::span<const uint32_t> row, std::span<const double> fold,
-                  float* target) {
-  std::vector<std::vector<Term>> terms(coefficients.rows());
-  for (size_t q = 0; q < coefficients.rows(); ++q) {
-    for (size_t u = 0; u < coefficients.columns(); ++u) {
-      const auto coefficient = static_cast<float>(coefficients(q, u) * fold[u]);
-      if (coefficient != 0) terms[q].push_back({row[u], coefficient});
-    }
-  }
-  const std::vector<std::span<const Term>> views(terms.begin(), terms.end());
-  kernel(units, stride, length, views, target);
-}
-
 }  // namespace lego

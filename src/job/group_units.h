@@ -55,10 +55,4 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& group,
 /// Sets the pool's Gram matrix of B's units. Errors: out_of_memory.
 Status computeGramB(ModuleUnits& units, const Kernels& kernels, GramPrecision precision);
 
-/// Rows of `target` as sums of units: coefficients (rows x n) on units whose rows in `units` are `row`, each
-/// multiplied by `fold`.
-void assembleRows(decltype(&assemble) kernel, const float* units, size_t stride, size_t length,
-                  const Matrix& coefficients, std::span<const uint32_t> row, std::span<const double> fold,
-                  float* target);
-
 }  // namespace lego

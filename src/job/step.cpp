@@ -100,11 +100,11 @@ Result<Outcome> mergeCoefficients(const Plan& plan, const GroupUnits& group, con
   rescale(*merged, plan.recipe.scale);
   if (context.cancelled()) return Error{Code::cancelled, {}, {}, {}, {}};
   const bool shared = units.pool.inputs != nullptr;
-  assembleRows(kernels.assemble, shared ? groupRows : units.rows.a, units.rows.strideA, units.pool.in,
-               merged->a, shared ? group.groupRow : units.rows.row,
-               shared ? group.groupFold : units.rows.foldA, units.mergedA);
-  assembleRows(kernels.assemble, units.rows.b, units.rows.strideB, units.pool.out, merged->b, units.rows.row,
-               units.rows.foldB, units.mergedB);
+  assembleFolded(kernels.assemble, shared ? groupRows : units.rows.a, units.rows.strideA, units.pool.in,
+                 merged->a, shared ? group.groupRow : units.rows.row,
+                 shared ? group.groupFold : units.rows.foldA, units.mergedA);
+  assembleFolded(kernels.assemble, units.rows.b, units.rows.strideB, units.pool.out, merged->b,
+                 units.rows.row, units.rows.foldB, units.mergedB);
   Outcome outcome;
   outcome.factors = finalFactors(units, request.rank, *merged);
   outcome.grams = gramsOf(units.pool, *merged);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 
+#include "linalg/matrix.h"
+
 namespace lego {
 
 /// One summand of an output row.
@@ -20,5 +22,11 @@ void assemble(const float* units, size_t stride, size_t length, std::span<const 
               float* target);
 void assembleRef(const float* units, size_t stride, size_t length,
                  std::span<const std::span<const Term>> terms, float* target);
+
+/// Rows of `target` by `kernel` as sums of units that are stored as multiples: coefficients (rows x n) on
+/// units whose rows in `units` are `row`, each multiplied by `fold`.
+void assembleFolded(decltype(&assemble) kernel, const float* units, size_t stride, size_t length,
+                    const Matrix& coefficients, std::span<const uint32_t> row, std::span<const double> fold,
+                    float* target);
 
 }  // namespace lego

@@ -36,21 +36,6 @@ Result<OutputBasis> outputBasis(const UnitPool& pool) {
   return OutputBasis{multiply(vectors, root.root), multiply(vectors, root.inverse)};
 }
 
-void assembleRows(const UnitPool& pool, const UnitRows& units, const Matrix& coefficients, bool isA,
-                  float* target) {
-  const auto& fold = isA ? units.foldA : units.foldB;
-  std::vector<std::vector<Term>> terms(coefficients.rows());
-  for (size_t q = 0; q < coefficients.rows(); ++q) {
-    for (size_t u = 0; u < pool.size(); ++u) {
-      const auto coefficient = static_cast<float>(coefficients(q, u) * fold[u]);
-      if (coefficient != 0) terms[q].push_back({units.row[u], coefficient});
-    }
-  }
-  const std::vector<std::span<const Term>> views(terms.begin(), terms.end());
-  units.assemble(isA ? units.a : units.b, isA ? units.strideA : units.strideB, isA ? pool.in : pool.out,
-                 views, target);
-}
-
 Status merge(const UnitPool& pool, const UnitRows& units, const MethodRequest& request,
              const Context& context, const MergedRows& merged, Thinning::Kind kind) {
   const auto basis = outputBasis(pool);
@@ -65,7 +50,8 @@ Status merge(const UnitPool& pool, const UnitRows& units, const MethodRequest& r
                          for (size_t u = first[task]; u < first[task + 1]; ++u)
                            coefficients(r, u) = basis->coordinates(row + r, u);
                        }
-                       assembleRows(pool, units, coefficients, true, out);
+                       assembleFolded(units.assemble, units.a, units.strideA, pool.in, coefficients,
+                                      units.row, units.foldA, out);
                      }};
   auto stream = EntryStream::open(std::move(tasks), thinningOf(kind, request.options),
                                   joiningOf(request.options), pool.weights, request.seed, context);
@@ -92,7 +78,7 @@ Status merge(const UnitPool& pool, const UnitRows& units, const MethodRequest& r
     for (size_t c = 0; c < pool.in; ++c) a[c] = static_cast<float>(root * right[c]);
     for (size_t u = 0; u < pool.size(); ++u) left(q, u) = root * onUnits(q, u);
   }
-  assembleRows(pool, units, left, false, merged.b);
+  assembleFolded(units.assemble, units.b, units.strideB, pool.out, left, units.row, units.foldB, merged.b);
   return {};
 }
 
