@@ -10,6 +10,15 @@
 
 namespace lego {
 
+/// How an adapter's files are named (adapter/dialect.h).
+enum class Dialect : uint8_t { Peft, Kohya, Diffusers, Comfy, XLabs, ControlLora, Mlx };
+
+/// Whose modules a dialect's paths name. Paths of one naming can be told to be the same module.
+enum class Naming : uint8_t {
+  Transformers,  ///< language models, as the transformers library calls their modules
+  Diffusion,     ///< image and video models
+};
+
 /// What kind of layer a pair belongs to. Decides the suffix of its keys and how shapes are read.
 enum class ModuleKind : uint8_t { Linear, Convolution, Embedding };
 
@@ -19,15 +28,23 @@ const char* nameOf(ModuleKind kind);
 /// One LoRA pair: delta = scale * B A, with A rank x in and B out x rank once all but the first axis of
 /// A, and all but the first two of B, are flattened.
 struct AdapterModule {
-  std::string path;  ///< the module's path in the base model, the dialect's prefix and suffix removed
+  std::string path;  ///< the module's path in the base model, the dialect's suffix removed
   ModuleKind kind = ModuleKind::Linear;
   TensorInfo a;
   TensorInfo b;
+  bool transposed = false;  ///< A is stored in x rank, B rank x out
   uint64_t rank = 0;
-  uint64_t in = 0;   ///< columns of A: input features, or channels x kernel, or the vocabulary
-  uint64_t out = 0;  ///< rows of B
+  uint64_t in = 0;               ///< columns of A: input features, or channels x kernel, or the vocabulary
+  uint64_t out = 0;              ///< rows of B
+  std::vector<uint64_t> kernel;  ///< sides of a convolution's kernel, {3, 3}; `in` has them as factors
   double alpha = 0;
   double scale = 0;  ///< alpha / rank, or alpha / sqrt(rank) with rsLoRA
+};
+
+/// A module's alpha, where a file keeps it as a tensor: readAlphas() needs its value.
+struct AlphaTensor {
+  size_t module = 0;  ///< index into the catalogue's modules
+  TensorInfo tensor;
 };
 
 /// A tensor, or a setting, that this version would lose.
@@ -51,10 +68,14 @@ struct AdapterInfo {
 };
 
 struct Catalogue {
+  Dialect dialect = Dialect::Peft;
+  std::string reason;  ///< how the dialect was told, for people
   AdapterInfo info;
-  std::vector<AdapterModule> modules;    ///< by path
+  std::vector<AdapterModule> modules;  ///< by path
+  std::vector<AlphaTensor> alphas;     ///< by place in the file; until they are read, scales are not final
   std::vector<Unsupported> unsupported;  ///< empty where the adapter can be merged without loss
   std::vector<std::string> notices;      ///< for people: what they should know about this adapter
+  std::vector<std::pair<std::string, std::string>> metadata;  ///< of the tensor file
 };
 
 }  // namespace lego

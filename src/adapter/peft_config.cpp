@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "adapter/config_fields.h"
 #include "base/limits.h"
 #include "format/json.h"
 
@@ -12,59 +13,8 @@ namespace {
 
 Error bad(std::string detail) { return {Code::badConfig, std::move(detail), {}, {}, {}}; }
 
-/// Reads fields of one object; remembers the first that has the wrong type.
-class Fields {
- public:
-  explicit Fields(const Json& object) : object_(object) {}
-
-  const Json* find(const char* name) const {
-    const auto it = object_.find(name);
-    return it == object_.end() || it->is_null() ? nullptr : &*it;
-  }
-  bool flag(const char* name) {
-    const Json* value = find(name);
-    if (!value) return false;
-    if (!value->is_boolean()) return wrong(name, "true or false"), false;
-    return *value->get_ptr<const bool*>();
-  }
-  std::string text(const char* name, const char* fallback = "") {
-    const Json* value = find(name);
-    if (!value) return fallback;
-    if (!value->is_string()) return wrong(name, "a string"), fallback;
-    return *value->get_ptr<const std::string*>();
-  }
-  double number(const char* name, double fallback) {
-    const Json* value = find(name);
-    if (!value) return fallback;
-    if (!value->is_number() || !std::isfinite(value->get<double>())) return wrong(name, "a number"), fallback;
-    return value->get<double>();
-  }
-  /// True where a list or an object has something in it, or another value is neither null nor false.
-  bool isSet(const char* name) const {
-    const Json* value = find(name);
-    if (!value) return false;
-    if (value->is_structured()) return !value->empty();
-    return !(value->is_boolean() && !*value->get_ptr<const bool*>());
-  }
-  void wrong(const std::string& name, const std::string& expected) {
-    if (problem.empty()) problem = "the field " + shownName(name) + " must be " + expected;
-  }
-
-  std::string problem;
-
- private:
-  const Json& object_;
-};
-
-/// A rank as the config may write it: an integer of any JSON spelling, such as 8 or 8.0.
-std::optional<uint64_t> asRank(double value) {
-  if (value < 0 || value > static_cast<double>(limits::kFactorSide) || value != std::floor(value))
-    return std::nullopt;
-  return static_cast<uint64_t>(value);
-}
-
 template <typename Value, typename Read>
-Status readPatterns(Fields& fields, const char* name, std::vector<std::pair<Pattern, Value>>& patterns,
+Status readPatterns(ConfigFields& fields, const char* name, std::vector<std::pair<Pattern, Value>>& patterns,
                     Read read) {
   const Json* object = fields.find(name);
   if (!object) return {};
@@ -97,7 +47,7 @@ constexpr std::pair<const char*, const char*> kUnsupportedSettings[] = {
 };
 
 /// The suffixes that choose the adapter's modules, if the config chose them by suffix alone.
-std::optional<std::vector<std::string>> readTargets(const Fields& fields) {
+std::optional<std::vector<std::string>> readTargets(const ConfigFields& fields) {
   const Json* targets = fields.find("target_modules");
   if (!targets || !targets->is_array() || fields.isSet("exclude_modules") ||
       fields.isSet("layers_to_transform"))
@@ -127,15 +77,9 @@ double Config::alphaOf(std::string_view path) const {
   return info.alpha;
 }
 
-Result<Config> readConfig(std::string_view text) {
-  if (text.size() > limits::kConfigBytes)
-    return bad("the config is longer than " + std::to_string(limits::kConfigBytes) + " bytes");
-  const auto json = parseJson(text, Code::badConfig);
-  if (!json) return json.error();
-  if (!json->is_object()) return bad("the config is no JSON object");
-  Fields fields(*json);
-
-  const std::string type = fields.text("peft_type");
+Result<Config> readConfig(const Json& json, bool typeIsGiven) {
+  ConfigFields fields(json);
+  const std::string type = fields.text("peft_type", typeIsGiven ? "" : "LORA");
   if (fields.problem.empty() && type != "LORA") {
     return Error{Code::unsupportedAdapter,
                  "the config's peft_type is " + shownName(type) + "; only LORA can be merged",
@@ -206,38 +150,68 @@ std::string asPattern(const std::string& path, bool escapeDots) {
   return key;
 }
 
+/// One number for each module: its rank, or its alpha.
+struct ModuleNumber {
+  const std::string* path;
+  Json number;
+};
+
+/// The most frequent number; of several, the smallest.
+Json commonNumber(const std::vector<ModuleNumber>& modules) {
+  std::map<double, std::pair<size_t, Json>> counts;
+  for (const auto& [path, number] : modules) {
+    auto& [count, value] = counts[number.get<double>()];
+    ++count;
+    value = number;
+  }
+  const auto most = std::ranges::max_element(
+      counts, [](const auto& x, const auto& y) { return x.second.first < y.second.first; });
+  return most->second.second;
+}
+
 /// The modules that need an entry of their own, in an order in which each path meets its own entry first:
-/// those whose rank is not `common`, and those that an entry for another would catch.
-std::vector<const MergedModule*> patternEntries(const std::vector<MergedModule>& modules, uint64_t common) {
-  std::vector<const MergedModule*> odd, entries;
+/// those whose number is not `common`, and those that an entry for another would catch.
+std::vector<const ModuleNumber*> patternEntries(const std::vector<ModuleNumber>& modules, const Json& common) {
+  std::vector<const ModuleNumber*> odd, entries;
   for (const auto& module : modules) {
-    if (module.rank != common) odd.push_back(&module);
+    if (module.number != common) odd.push_back(&module);
   }
   for (const auto& module : modules) {
-    const auto catches = [&](const MergedModule* other) { return keyMatches(other->path, module.path); };
-    if (module.rank != common || std::ranges::any_of(odd, catches)) entries.push_back(&module);
+    const auto catches = [&](const ModuleNumber* other) { return keyMatches(*other->path, *module.path); };
+    if (module.number != common || std::ranges::any_of(odd, catches)) entries.push_back(&module);
   }
-  std::ranges::stable_sort(entries, [](auto* x, auto* y) { return x->path.size() > y->path.size(); });
+  std::ranges::stable_sort(entries, [](auto* x, auto* y) { return x->path->size() > y->path->size(); });
   return entries;
+}
+
+/// rank_pattern or alpha_pattern.
+Json patternsOf(const std::vector<ModuleNumber>& modules, const Json& common) {
+  const auto entries = patternEntries(modules, common);
+  const bool misleading = std::ranges::any_of(entries, [&](const ModuleNumber* module) {
+    const auto first = std::ranges::find_if(
+        entries, [&](auto* entry) { return keyMatches(*entry->path, *module->path); });
+    return *first != module && (*first)->number != module->number;
+  });
+  Json patterns = Json::object();
+  for (const ModuleNumber* module : entries) patterns[asPattern(*module->path, misleading)] = module->number;
+  return patterns;
+}
+
+/// 8 rather than 8.0, as PEFT's own configs have it.
+Json shortNumber(double value) {
+  constexpr double kExact = 9007199254740992;  // 2^53
+  return value == std::floor(value) && std::abs(value) < kExact ? Json(static_cast<int64_t>(value)) : Json(value);
 }
 
 }  // namespace
 
-std::string writeConfig(const AdapterInfo& info, const std::vector<MergedModule>& modules) {
-  std::map<uint64_t, size_t> counts;
-  for (const auto& module : modules) ++counts[module.rank];
-  uint64_t common = 0;
-  for (const auto& [rank, count] : counts) {
-    if (common == 0 || count > counts[common]) common = rank;
+Json mergedConfig(const AdapterInfo& info, const std::vector<MergedRank>& modules) {
+  std::vector<ModuleNumber> ranks, alphas;
+  for (const MergedRank& module : modules) {
+    ranks.push_back({&module.path, module.rank});
+    alphas.push_back({&module.path, shortNumber(module.alpha)});
   }
-  const auto entries = patternEntries(modules, common);
-  const bool misleading = std::ranges::any_of(entries, [&](const MergedModule* module) {
-    const auto first =
-        std::ranges::find_if(entries, [&](auto* entry) { return keyMatches(entry->path, module->path); });
-    return *first != module && (*first)->rank != module->rank;
-  });
-  Json ranks = Json::object();
-  for (const MergedModule* module : entries) ranks[asPattern(module->path, misleading)] = module->rank;
+  const Json commonRank = commonNumber(ranks), commonAlpha = commonNumber(alphas);
 
   Json targets = Json::array();
   if (info.targetSuffixes) {
@@ -248,26 +222,28 @@ std::string writeConfig(const AdapterInfo& info, const std::vector<MergedModule>
 
   const auto textOrNull = [](const std::string& text) { return text.empty() ? Json() : Json(text); };
   Json config = Json::object();
-  config["alpha_pattern"] = ranks;
+  config["alpha_pattern"] = patternsOf(alphas, commonAlpha);
   config["auto_mapping"] = nullptr;
   config["base_model_name_or_path"] = textOrNull(info.baseModel);
   config["bias"] = "none";
   config["fan_in_fan_out"] = info.fanInFanOut;
   config["inference_mode"] = true;
   config["init_lora_weights"] = true;
-  config["lora_alpha"] = common;
+  config["lora_alpha"] = commonAlpha;
   config["lora_bias"] = false;
   config["lora_dropout"] = 0.0;
   config["modules_to_save"] = nullptr;
   config["peft_type"] = "LORA";
-  config["r"] = common;
-  config["rank_pattern"] = ranks;
+  config["r"] = commonRank;
+  config["rank_pattern"] = patternsOf(ranks, commonRank);
   config["revision"] = textOrNull(info.revision);
   config["target_modules"] = targets;
   config["task_type"] = textOrNull(info.taskType);
   config["use_dora"] = false;
   config["use_rslora"] = false;
-  return config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return config;
 }
+
+std::string textOf(const Json& config) { return config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
 }  // namespace lego::peft

@@ -9,6 +9,7 @@
 #include "adapter/catalogue.h"
 #include "adapter/pattern.h"
 #include "base/result.h"
+#include "format/json.h"
 
 namespace lego::peft {
 
@@ -24,17 +25,22 @@ struct Config {
   double alphaOf(std::string_view path) const;
 };
 
+/// `json` is an object. `typeIsGiven`: whether it must say that it is of a LoRA.
 /// Errors: bad_config, bad_pattern, rank_zero, unsupported_adapter (not a LoRA).
-Result<Config> readConfig(std::string_view text);
+Result<Config> readConfig(const Json& json, bool typeIsGiven = true);
 
-/// One module of a merged adapter, as its config must describe it.
-struct MergedModule {
+/// One module of an adapter, as its config must describe it.
+struct MergedRank {
   std::string path;
   uint64_t rank = 0;
+  double alpha = 0;
 };
 
-/// The config of a merged adapter: r = lora_alpha = the most frequent rank, patterns only where ranks
-/// differ, so that every module's scale is 1. `modules` by path.
-std::string writeConfig(const AdapterInfo& info, const std::vector<MergedModule>& modules);
+/// The config of an adapter: r and lora_alpha are the most frequent ones, patterns say where others are.
+/// `modules` by path.
+Json mergedConfig(const AdapterInfo& info, const std::vector<MergedRank>& modules);
+
+/// A config as PEFT writes it into a file.
+std::string textOf(const Json& config);
 
 }  // namespace lego::peft

@@ -35,10 +35,15 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
   const size_t in = static_cast<size_t>(module.in), out = static_cast<size_t>(module.out);
   const size_t strideA = unitStride(in), strideB = unitStride(out);
   std::vector<uint32_t> magnitudeA(source.rank), magnitudeB(source.rank);
-  kernels.unpackRows({source.a.dtype, input.data() + source.atA, source.rank, in},
-                     unitsA + units.first * strideA, strideA, magnitudeA);
-  kernels.unpackColumns({source.b.dtype, input.data() + source.atB, out, source.rank},
-                        unitsB + units.first * strideB, strideB, magnitudeB);
+  const std::byte *a = input.data() + source.atA, *b = input.data() + source.atB;
+  float *rowsA = unitsA + units.first * strideA, *rowsB = unitsB + units.first * strideB;
+  if (source.transposed) {
+    kernels.unpackColumns({source.a.dtype, a, in, source.rank}, rowsA, strideA, magnitudeA);
+    kernels.unpackRows({source.b.dtype, b, source.rank, out}, rowsB, strideB, magnitudeB);
+  } else {
+    kernels.unpackRows({source.a.dtype, a, source.rank, in}, rowsA, strideA, magnitudeA);
+    kernels.unpackColumns({source.b.dtype, b, out, source.rank}, rowsB, strideB, magnitudeB);
+  }
   units.foldA = std::sqrt(std::abs(source.scale));
   units.foldB = std::copysign(units.foldA, source.scale);
   for (uint32_t r = 0; r < source.rank; ++r) {
@@ -235,7 +240,7 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
     }
     unitsB.push_back(nextB);
     nextA += module.units * strideA;
-    nextB += (module.units + module.rank) * strideB;
+    nextB += (module.units + module.written) * strideB;
   }
   const auto order = adapterOrder(plan, group, units);
   std::vector<ModuleUnits> feeders;

@@ -4,11 +4,14 @@
 #include <map>
 #include <numeric>
 
-#include "adapter/peft.h"
+#include "adapter/dialect.h"
+#include "adapter/write_adapter.h"
 #include "format/json.h"
 #include "format/safetensors.h"
 #include "job/rank_rule.h"
 #include "job/shared_inputs.h"
+#include "job/unite.h"
+#include "tensor/convert.h"
 
 #ifndef LORA_LEGO_VERSION
 #error "the build passes the version of package.json"
@@ -52,6 +55,14 @@ std::string provenance(const Plan& plan, std::span<const double> weights) {
   return json.dump();
 }
 
+/// Metadata of the files that take part.
+std::vector<const Metadata*> metadataOf(std::span<const AdapterFile> adapters,
+                                        std::span<const PlannedModule> modules) {
+  std::vector<const Metadata*> metadata;
+  for (const uint32_t i : participants(modules)) metadata.push_back(&adapters[i].catalogue.metadata);
+  return metadata;
+}
+
 /// The ranges that hold a batch's factors, joined where they touch or nearly do.
 void layOutReads(std::span<PlannedModule> modules, PlannedBatch& batch) {
   struct Piece {
@@ -71,11 +82,14 @@ void layOutReads(std::span<PlannedModule> modules, PlannedBatch& batch) {
   for (const Piece& piece : pieces) {
     const uint64_t begin = piece.tensor->begin, end = piece.tensor->end;
     ReadRange* last = batch.reads.empty() ? nullptr : &batch.reads.back();
-    if (!last || last->adapter != piece.adapter || begin - (last->offset + last->length) > kReadGap) {
+    const bool isNear =
+        last && last->adapter == piece.adapter && begin <= last->offset + last->length + kReadGap;
+    if (!isNear) {
       batch.reads.push_back({piece.adapter, begin, 0, (batch.inputBytes + 15) & ~uint64_t{15}});
       last = &batch.reads.back();
     }
-    last->length = end - last->offset;
+    // Modules may share a factor.
+    last->length = std::max(last->length, end - last->offset);
     *piece.at = last->at + (begin - last->offset);
     batch.inputBytes = last->at + last->length;
   }
@@ -117,29 +131,50 @@ std::vector<PlannedGroup> groupModules(const Plan& plan) {
 
 }  // namespace
 
-Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const double> weights) {
-  Header header;
-  header.metadata = {{"format", "pt"}, {"lora_lego", provenance(plan, weights)}};
-  std::vector<peft::MergedModule> merged;
+Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const AdapterFile> adapters,
+                    std::span<const double> weights) {
+  const DialectInfo& dialect = infoOf(plan.dialect);
+  uint32_t largest = 0;
+  for (const PlannedModule& module : plan.modules) largest = std::max(largest, module.rank);
+  std::vector<MergedModule> merged;
   for (PlannedModule& module : plan.modules) {
-    const PlannedSource& first = module.sources.front();
-    module.a = {peft::keyOfA(module.path, module.kind), plan.dtype, first.a.shape, 0, 0};
-    module.b = {peft::keyOfB(module.path, module.kind), plan.dtype, first.b.shape, 0, 0};
-    module.a.shape[0] = module.rank;
-    module.b.shape[1] = module.rank;
-    header.tensors.push_back(module.a);
-    header.tensors.push_back(module.b);
-    merged.push_back({module.path, module.rank});
+    module.written = dialect.hasOneRank ? largest : module.rank;
+    merged.push_back({module.name, module.kind, module.in, module.out, module.kernel, module.written, module.scale});
+  }
+  Header header;
+  if (dialect.alphaTensors) {
+    // Wide enough for any rank, and as wide as the factors may be, so that these stay aligned.
+    const DType dtype = plan.dtype == DType::F64 ? DType::F64 : DType::F32;
+    for (const MergedModule& module : merged)
+      header.tensors.push_back({keyOf(plan.dialect, module.path, module.kind, Part::Alpha), dtype, {}, 0, 0});
+  }
+  const size_t constants = header.tensors.size();
+  for (const MergedModule& module : merged) {
+    auto [a, b] = factorsOf(plan.dialect, module, plan.dtype);
+    header.tensors.push_back(std::move(a));
+    header.tensors.push_back(std::move(b));
+  }
+  header.metadata = formatMetadata(plan.dialect, info, merged);
+  if (plan.recipe.metadata) {
+    for (auto& entry : uniteMetadata(metadataOf(adapters, plan.modules))) header.metadata.push_back(std::move(entry));
+    header.metadata.emplace_back("lora_lego", provenance(plan, weights));
   }
   auto bytes = safetensors::writeHeader(header);
   if (!bytes) return bytes.error();
   plan.header = std::move(*bytes);
+  for (size_t i = 0; i < constants; ++i) {
+    const auto alpha = static_cast<float>(merged[i].alpha());
+    std::byte value[sizeof(double)];
+    fromFloat(header.tensors[i].dtype, &alpha, 1, value);
+    plan.header.append(reinterpret_cast<const char*>(value), bitsOf(header.tensors[i].dtype) / 8);
+  }
+  plan.constants.assign(header.tensors.begin(), header.tensors.begin() + static_cast<std::ptrdiff_t>(constants));
   for (size_t i = 0; i < plan.modules.size(); ++i) {
-    plan.modules[i].a = std::move(header.tensors[2 * i]);
-    plan.modules[i].b = std::move(header.tensors[2 * i + 1]);
+    plan.modules[i].a = std::move(header.tensors[constants + 2 * i]);
+    plan.modules[i].b = std::move(header.tensors[constants + 2 * i + 1]);
   }
   plan.outputBytes = plan.modules.back().b.end;
-  plan.config = peft::writeConfig(info, merged);
+  plan.config = configOf(plan.dialect, info, merged);
   return {};
 }
 

@@ -8,7 +8,8 @@
 namespace lego {
 
 /// Sets every module's output tensors, and the plan's header, config and size. Errors: size_overflow.
-Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const double> weights);
+Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const AdapterFile> adapters,
+                    std::span<const double> weights);
 
 /// Sets the plan's groups and cuts it into batches with their reads.
 void layOutBatches(Plan& plan);

@@ -66,8 +66,8 @@ WorkspaceSize workspaceSize(const Plan& plan) {
     for (const size_t m : group.modules) {
       const PlannedModule& module = plan.modules[m];
       rowsA += module.units;
-      rank = std::max<uint64_t>(rank, module.rank);
-      floatsB += (uint64_t{module.units} + module.rank) * unitStride(module.out);
+      rank = std::max<uint64_t>(rank, module.written);
+      floatsB += (uint64_t{module.units} + module.written) * unitStride(module.out);
     }
     for (const PlannedFeeder& feeder : group.feeders) {
       const PlannedModule& module = plan.modules[feeder.module];

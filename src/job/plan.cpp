@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <utility>
 
+#include "adapter/dialect.h"
 #include "base/random.h"
 #include "job/layout.h"
 #include "job/memory.h"
+#include "job/naming.h"
 #include "job/rank_rule.h"
 #include "job/unite.h"
 
@@ -14,6 +17,25 @@ namespace lego {
 namespace {
 
 Error fail(Code code, std::string detail) { return {code, std::move(detail), {}, {}, {}}; }
+
+/// Moves the only adapter's scales from its factors to the output, where the dialect can say them.
+Status keepScales(const Recipe& recipe, const MethodInfo& method, Dialect dialect,
+                  std::span<const AdapterFile> adapters, std::vector<PlannedModule>& modules) {
+  if (!recipe.keepScales) return {};
+  if (adapters.size() != 1 || std::string_view(method.name) != "cat" || recipe.scale != 1)
+    return fail(Code::badOption, "scales can only be kept where one adapter is converted (cat, scale 1)");
+  const ScalePlace place = infoOf(dialect).scales;
+  const double first = modules.front().sources.front().scale;
+  const bool isCommon = std::ranges::all_of(
+      modules, [&](const PlannedModule& module) { return module.sources.front().scale == first; });
+  if (place == ScalePlace::Nowhere || (place == ScalePlace::Config && !isCommon)) return {};
+  for (PlannedModule& module : modules) {
+    // A scale of zero leaves nothing that factors could say.
+    if (module.sources.front().scale == 0) continue;
+    module.scale = std::exchange(module.sources.front().scale, 1.0);
+  }
+  return {};
+}
 
 Result<DType> chooseDtype(const Recipe& recipe, std::span<const PlannedModule> modules) {
   constexpr std::pair<std::string_view, DType> kNames[] = {
@@ -61,7 +83,10 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   for (const AdapterFile& adapter : adapters) {
     if (Status carried = checkCarried(adapter); !carried) return carried.error();
   }
-  auto modules = uniteModules(adapters, recipe, *weights, plan.notices);
+  const auto named = nameModules(adapters, recipe, plan.notices);
+  if (!named) return named.error();
+  plan.dialect = named->dialect;
+  auto modules = uniteModules(adapters, *named, recipe, *weights, plan.notices);
   if (!modules) return modules.error();
   plan.modules = std::move(*modules);
   const auto info = uniteInfo(adapters, plan.modules, plan.notices);
@@ -69,12 +94,14 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   if (Status set = setRanks(recipe, *plan.method, plan.modules, plan.notices); !set) return set.error();
   plan.ranksAreKnown = recipe.rule.kind == RankRule::Kind::Fixed || !ranks.empty();
   for (size_t m = 0; m < ranks.size(); ++m) plan.modules[m].rank = ranks[m];
+  if (Status kept = keepScales(recipe, *plan.method, plan.dialect, adapters, plan.modules); !kept)
+    return kept.error();
   const auto dtype = chooseDtype(recipe, plan.modules);
   if (!dtype) return dtype.error();
   plan.dtype = *dtype;
   for (PlannedModule& module : plan.modules) module.seed = moduleSeed(recipe.seed, module.path);
 
-  if (Status done = layOutOutput(plan, *info, *weights); !done) return done.error();
+  if (Status done = layOutOutput(plan, *info, adapters, *weights); !done) return done.error();
   layOutBatches(plan);
   plan.peakBytes = peakBytes(plan, threads);
   return plan;

@@ -25,6 +25,7 @@ struct AdapterFile {
 struct PlannedSource {
   uint32_t adapter = 0;       ///< index into the inputs
   TensorInfo a, b;            ///< places in the adapter's file
+  bool transposed = false;    ///< as AdapterModule::transposed
   uint64_t atA = 0, atB = 0;  ///< places in the batch's input buffer
   uint32_t rank = 0;
   double scale = 1;
@@ -32,12 +33,16 @@ struct PlannedSource {
 };
 
 struct PlannedModule {
-  std::string path;
+  std::string path;  ///< under which the adapters' modules were found to be the same
+  std::string name;  ///< in the output
   ModuleKind kind = ModuleKind::Linear;
   uint64_t in = 0, out = 0;
+  std::vector<uint64_t> kernel;        ///< as AdapterModule::kernel
   std::vector<PlannedSource> sources;  ///< by adapter
   uint32_t units = 0;                  ///< P: sum of the sources' ranks
   uint32_t rank = 0;                   ///< k
+  uint32_t written = 0;                ///< ranks in the output: k, and zeros where the dialect wants equal ranks
+  double scale = 1;                    ///< of what is written: the output's delta is scale * B A
   uint64_t seed = 0;
   uint64_t inputBytes = 0;  ///< factor bytes of all sources
   TensorInfo a, b;          ///< what is written: keys, shapes, places in the output file
@@ -76,12 +81,14 @@ struct Plan {
   Recipe recipe;
   Options options;
   DType dtype = DType::F32;
+  Dialect dialect = Dialect::Peft;  ///< of the output
   std::vector<PlannedModule> modules;  ///< in file order
   std::vector<PlannedGroup> groups;    ///< by their first module
   bool ranksAreKnown = true;           ///< false: the ranks are the most that may come out of a survey
   std::vector<PlannedBatch> batches;   ///< in file order
-  std::string header;                  ///< first bytes of the output's tensor file
-  std::string config;                  ///< text of the output's adapter_config.json
+  std::string header;                  ///< first bytes of the output's tensor file, alphas included
+  std::vector<TensorInfo> constants;   ///< tensors that lie in `header`: alphas
+  std::string config;                  ///< text of the output's config; empty where the dialect has none
   uint64_t inputBytes = 0;             ///< factor bytes that will be read
   uint64_t outputBytes = 0;            ///< size of the output's tensor file
   uint64_t peakBytes = 0;              ///< data of the merge at its peak, beside the runtime's own memory
@@ -91,8 +98,9 @@ struct Plan {
 /// Checks that the adapters can be merged without loss, and lays out the work.
 /// `threads`: modules that are worked on at a time, for peakBytes. `ranks`: of each module, once they have
 /// been chosen from the data (ranksByRule); empty: as the recipe says. Errors: no_inputs, unknown_method,
-/// bad_option, bad_weights, bad_rank, rank_above_units, bad_dtype, unsupported_tensors, unsupported_adapter,
-/// shape_mismatch, layout_mismatch, no_common_module, too_many_adapters, size_overflow.
+/// bad_option, bad_weights, bad_rank, rank_above_units, bad_dtype, bad_format, mixed_dialects,
+/// unsupported_tensors, unsupported_adapter, shape_mismatch, layout_mismatch, no_common_module,
+/// too_many_adapters, size_overflow.
 Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recipe, size_t threads,
                       std::span<const uint32_t> ranks = {});
 

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 
-#include "adapter/peft.h"
+#include "adapter/modules.h"
+#include "adapter/read_adapter.h"
 #include "base/limits.h"
 #include "format/safetensors.h"
 #include "job/rank_rule.h"
+#include "tensor/convert.h"
 
 namespace lego {
 namespace {
@@ -24,26 +26,49 @@ Status Session::addAdapter(const AdapterNames& names, std::span<const std::byte>
         Code::badOption, "more than " + std::to_string(limits::kAdapters) + " adapters", names.file, {}, {}};
   const auto header = safetensors::readHeader(bytes, fileSize);
   if (!header) return inFile(header.error(), names.file);
-  peft::Config config;
+  std::optional<AdapterConfig> config;
   if (configText) {
-    auto read = peft::readConfig(*configText);
+    auto read = readAdapterConfig(*configText);
     if (!read) return inFile(read.error(), names.configFile);
     config = std::move(*read);
-  } else if (peft::hasFactors(*header)) {
-    return Error{Code::configMissing,
-                 "this is a PEFT adapter, whose scale stands in its adapter_config.json; give that file too",
-                 names.file,
-                 {},
-                 {}};
   }
-  auto catalogue = peft::readAdapter(*header, config);
+  auto catalogue = readAdapter(*header, config);
   if (!catalogue) return inFile(catalogue.error(), names.file);
   adapters_.push_back({names.label, names.file, fileSize, std::move(*catalogue)});
   return {};
 }
 
+std::vector<ReadRange> Session::alphaReads() const {
+  std::vector<ReadRange> reads;
+  uint64_t at = 0;
+  for (const auto& [module, tensor] : adapters_.back().catalogue.alphas) {
+    const uint64_t length = tensor.end - tensor.begin;
+    reads.push_back({static_cast<uint32_t>(adapters_.size() - 1), tensor.begin, length, at});
+    at += length;
+  }
+  return reads;
+}
+
+Status Session::setAlphas(std::span<const std::byte> bytes) {
+  AdapterFile& adapter = adapters_.back();
+  std::vector<double> values;
+  for (const ReadRange& read : alphaReads()) {
+    if (read.at + read.length > bytes.size())
+      return Error{Code::internal, "the alphas were not read whole", adapter.file, {}, {}};
+    float value = 0;
+    toFloat(adapter.catalogue.alphas[values.size()].tensor.dtype, bytes.data() + read.at, 1, &value);
+    values.push_back(value);
+  }
+  if (Status set = lego::setAlphas(adapter.catalogue, values); !set) return inFile(set.error(), adapter.file);
+  return {};
+}
+
 Status Session::makePlan(const Recipe& recipe) {
   plan_.reset();
+  for (const AdapterFile& adapter : adapters_) {
+    if (!adapter.catalogue.alphas.empty())
+      return Error{Code::internal, "the adapter's alphas were not read", adapter.file, {}, {}};
+  }
   auto plan = lego::makePlan(adapters_, recipe, pool_.size());
   if (!plan) return plan.error();
   plan_ = std::move(*plan);

@@ -33,9 +33,14 @@ class Session {
       : pool_(threads), kernels_(kernels) {}
 
   /// Adds an adapter from the first safetensors::headerSize() bytes of its file and its config's text.
-  /// Errors: those of safetensors::readHeader, peft::readConfig and peft::readAdapter; config_missing.
+  /// Errors: those of safetensors::readHeader, readAdapterConfig and lego::readAdapter.
   Status addAdapter(const AdapterNames& names, std::span<const std::byte> header, uint64_t fileSize,
                     std::optional<std::string_view> config);
+  /// Where the last added adapter keeps alphas as tensors: their places in its file. Read them, and give the
+  /// bytes, one after the other, to setAlphas(); until then it cannot be merged.
+  std::vector<ReadRange> alphaReads() const;
+  /// Errors: bad_alpha.
+  Status setAlphas(std::span<const std::byte> bytes);
   std::span<const AdapterFile> adapters() const { return adapters_; }
 
   /// Errors: those of lego::makePlan.

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "adapter/dialect.h"
 #include "merge/rescale.h"
 #include "tensor/convert.h"
 #include "tensor/unpack.h"
@@ -131,6 +132,24 @@ Result<Outcome> mergeEntries(const Plan& plan, const ModuleUnits& units, EntryMe
   return Outcome{std::vector<float>(request.rank, 1.0f), std::move(*grams), {}, {}, {}};
 }
 
+/// Writes the merged rows, each multiplied by its factor, as the output's dialect has them.
+Status packModule(const Kernels& kernels, const PlannedModule& module, ModuleUnits& units,
+                  std::vector<float> factors, const ModuleOutput& output, bool transposed) {
+  const size_t in = units.pool.in, out = units.pool.out;
+  const size_t strideA = units.rows.strideA, strideB = units.rows.strideB;
+  for (size_t q = module.rank; q < module.written; ++q) {
+    std::fill_n(units.mergedA + q * strideA, in, 0.0f);
+    std::fill_n(units.mergedB + q * strideB, out, 0.0f);
+  }
+  factors.resize(module.written, 1.0f);
+  const auto packA = transposed ? kernels.packColumns : kernels.packRows;
+  const auto packB = transposed ? kernels.packRows : kernels.packColumns;
+  const uint32_t a = packA(module.a.dtype, units.mergedA, strideA, module.written, in, factors, output.a.data());
+  const uint32_t b = packB(module.b.dtype, units.mergedB, strideB, module.written, out, factors, output.b.data());
+  if (Status fits = checkOverflow(module.a, a); !fits) return fits;
+  return checkOverflow(module.b, b);
+}
+
 /// Whether so little of the sum is left out that the rounding of binary32 Gram matrices would show in it.
 bool keepsNearlyAll(const ModuleUnits& units, const Outcome& outcome, double scale) {
   constexpr double kNothing = 1e-4;
@@ -158,24 +177,25 @@ Relation reordered(const Relation& relation, std::span<const size_t> order) {
 }
 
 /// The report in the users' numbering.
-ModuleReport describe(const Plan& plan, size_t adapters, const ModuleUnits& units, Outcome outcome,
-                      uint32_t rank) {
+ModuleReport describe(const Plan& plan, const PlannedModule& module, size_t adapters, const ModuleUnits& units,
+                      Outcome outcome) {
   const auto order = inputOrder(units);
   ModuleReport report;
   report.quality = measure(units.pool, outcome.grams, plan.recipe.scale);
+  rescale(report.quality, module.scale);
   report.adapter = reordered(units.adapter, order);
   report.quality.relation = reordered(report.quality.relation, order);
   report.quality.inputError = reordered(report.quality.inputError, order);
   report.quality.inputCosine = reordered(report.quality.inputCosine, order);
-  for (uint32_t q = 0; q < rank; ++q)
+  for (uint32_t q = 0; q < module.rank; ++q)
     report.mergedNorm.push_back(
-        std::sqrt(std::max(0.0, outcome.grams.ownA(q, q) * outcome.grams.ownB(q, q))));
+        std::abs(module.scale) * std::sqrt(std::max(0.0, outcome.grams.ownA(q, q) * outcome.grams.ownB(q, q))));
   report.nearZero = std::move(outcome.nearZero);
   if (!outcome.clustering) return report;
   report.inertia = outcome.clustering->inertia;
   report.centroidNorm = std::move(outcome.centroidNorm);
   report.labels.resize(units.pool.size());
-  report.clusters.assign(rank, std::vector<uint32_t>(adapters, 0));
+  report.clusters.assign(module.rank, std::vector<uint32_t>(adapters, 0));
   for (size_t u = 0; u < units.pool.size(); ++u) {
     const uint32_t label = outcome.clustering->label[u];
     report.labels[units.number[u]] = label;
@@ -226,14 +246,11 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, const PlannedGroup& 
       outcome = merge();
     }
     if (!outcome) return outcome.error();
-    const uint32_t magnitudeA = kernels.packRows(plan.dtype, units.mergedA, units.rows.strideA, module.rank,
-                                                 units.pool.in, outcome->factors, outputs[g].a.data());
-    const uint32_t magnitudeB =
-        kernels.packColumns(plan.dtype, units.mergedB, units.rows.strideB, module.rank, units.pool.out,
-                            outcome->factors, outputs[g].b.data());
-    if (Status fits = checkOverflow(module.a, magnitudeA); !fits) return fits.error();
-    if (Status fits = checkOverflow(module.b, magnitudeB); !fits) return fits.error();
-    reports.push_back(describe(plan, adapters.size(), units, std::move(*outcome), module.rank));
+    if (Status packed = packModule(kernels, module, units, std::move(outcome->factors), outputs[g],
+                                   infoOf(plan.dialect).transposed);
+        !packed)
+      return packed.error();
+    reports.push_back(describe(plan, module, adapters.size(), units, std::move(*outcome)));
     const auto end = std::chrono::steady_clock::now();
     reports.back().seconds = std::chrono::duration<double>(end - begin).count();
     begin = end;

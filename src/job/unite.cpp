@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "adapter/glob.h"
+#include "adapter/write_adapter.h"
 #include "base/limits.h"
 
 namespace lego {
@@ -13,27 +14,11 @@ namespace {
 
 Error fail(Code code, std::string detail) { return {code, std::move(detail), {}, {}, {}}; }
 
-/// Sides of a factor's shape that the rank does not change.
-std::vector<uint64_t> fixedSides(const TensorInfo& tensor, size_t rankAxis) {
-  std::vector<uint64_t> sides = tensor.shape;
-  sides.erase(sides.begin() + static_cast<std::ptrdiff_t>(rankAxis));
-  return sides;
-}
-
 std::string shapeText(const TensorInfo& tensor) {
   std::string text = "[";
   for (size_t i = 0; i < tensor.shape.size(); ++i)
     text += (i > 0 ? ", " : "") + std::to_string(tensor.shape[i]);
   return text + "]";
-}
-
-/// Which adapters take part in at least one module.
-std::vector<bool> participants(size_t adapters, std::span<const PlannedModule> modules) {
-  std::vector<bool> takesPart(adapters, false);
-  for (const PlannedModule& module : modules) {
-    for (const PlannedSource& source : module.sources) takesPart[source.adapter] = true;
-  }
-  return takesPart;
 }
 
 /// Weights of single modules: the last pattern that matches overrides the adapter's own weight.
@@ -68,6 +53,12 @@ class WeightRules {
   std::vector<bool> used_;
 };
 
+/// The sides of a kernel that reaches beyond one point; a 1 x 1 convolution is a linear layer to its factors.
+std::span<const uint64_t> reach(const std::vector<uint64_t>& kernel) {
+  const bool isPoint = std::ranges::all_of(kernel, [](uint64_t side) { return side == 1; });
+  return isPoint ? std::span<const uint64_t>() : std::span<const uint64_t>(kernel);
+}
+
 Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t adapter, double weight,
                  std::span<const AdapterFile> adapters) {
   if (planned.sources.empty()) {
@@ -75,15 +66,27 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
     planned.kind = module.kind;
     planned.in = module.in;
     planned.out = module.out;
+    planned.kernel = module.kernel;
   } else {
     const PlannedSource& first = planned.sources.front();
-    for (const auto& [mine, other, axis] :
-         {std::tuple{&module.a, &first.a, size_t{0}}, std::tuple{&module.b, &first.b, size_t{1}}}) {
-      if (module.kind == planned.kind && fixedSides(*mine, axis) == fixedSides(*other, axis)) continue;
+    const bool embeddings =
+        (module.kind == ModuleKind::Embedding) == (planned.kind == ModuleKind::Embedding);
+    const bool sameA = embeddings && module.in == planned.in &&
+                       std::ranges::equal(reach(module.kernel), reach(planned.kernel));
+    if (!sameA || module.out != planned.out) {
+      const auto& [mine, other] =
+          sameA ? std::pair(&module.b, &first.b) : std::pair(&module.a, &first.a);
       return failAt(Code::shapeMismatch,
                     "has shape " + shapeText(*mine) + ", but " + shownName(adapters[first.adapter].file) +
                         " has " + shapeText(*other) + "; the adapters belong to different base models",
                     adapters[adapter], mine->name);
+    }
+    // The same whatever the order of the adapters: a convolution where one of them stores it as that.
+    if (module.kind == ModuleKind::Convolution && planned.kind == ModuleKind::Linear) {
+      planned.kind = module.kind;
+      planned.kernel = module.kernel;
+    } else if (module.kernel.size() > planned.kernel.size()) {
+      planned.kernel = module.kernel;
     }
   }
   if (module.rank > limits::kPooledUnits - planned.units) {
@@ -93,7 +96,7 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
                   adapters[adapter], module.a.name);
   }
   planned.sources.push_back(
-      {adapter, module.a, module.b, 0, 0, static_cast<uint32_t>(module.rank), module.scale, weight});
+      {adapter, module.a, module.b, module.transposed, 0, 0, static_cast<uint32_t>(module.rank), module.scale, weight});
   planned.units += static_cast<uint32_t>(module.rank);
   planned.inputBytes += (module.a.end - module.a.begin) + (module.b.end - module.b.begin);
   return {};
@@ -106,16 +109,16 @@ Status checkOverlap(std::span<const AdapterFile> adapters, std::span<const Plann
     if (module.sources.size() < 2) continue;
     for (const PlannedSource& source : module.sources) shares[source.adapter] = true;
   }
-  const std::vector<bool> takesPart = participants(adapters.size(), modules);
-  if (std::ranges::count(takesPart, true) < 2) return {};
+  const std::set<uint32_t> takePart = participants(modules);
+  if (takePart.size() < 2) return {};
   if (std::ranges::count(shares, true) == 0) {
     return failAt(
         Code::noCommonModule,
         "no module of this adapter occurs in any of the others; were they trained on the same base model?",
         adapters[0], adapters[0].catalogue.modules.front().a.name);
   }
-  for (size_t i = 0; i < adapters.size(); ++i) {
-    if (takesPart[i] && !shares[i])
+  for (uint32_t i = 0; i < adapters.size(); ++i) {
+    if (takePart.contains(i) && !shares[i])
       notices.push_back(shownName(adapters[i].label) + " shares no module with the others");
   }
   return {};
@@ -129,6 +132,14 @@ Error failAt(Code code, std::string detail, const AdapterFile& adapter, const st
 
 std::string counted(size_t count, const std::string& noun) {
   return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
+}
+
+std::set<uint32_t> participants(std::span<const PlannedModule> modules) {
+  std::set<uint32_t> takePart;
+  for (const PlannedModule& module : modules) {
+    for (const PlannedSource& source : module.sources) takePart.insert(source.adapter);
+  }
+  return takePart;
 }
 
 Status checkCarried(const AdapterFile& adapter) {
@@ -171,14 +182,15 @@ Result<std::vector<double>> readWeights(const Recipe& recipe, const MethodInfo& 
   return weights;
 }
 
-Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
+Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> adapters,
+                                                const NamedModules& named, const Recipe& recipe,
                                                 std::span<const double> weights,
                                                 std::vector<std::string>& notices) {
   std::map<std::string, PlannedModule> united;
   WeightRules rules(recipe, weights);
   size_t leftOut = 0;
   for (uint32_t i = 0; i < adapters.size(); ++i) {
-    for (const AdapterModule& module : adapters[i].catalogue.modules) {
+    for (const AdapterModule& module : named.modules[i]) {
       const double weight = rules.weightOf(i, module.path);
       PlannedModule& planned = united[module.path];
       if (weight == 0) continue;
@@ -201,19 +213,25 @@ Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> ada
   if (leftOut > 0 && byPattern)
     notices.push_back(counted(leftOut, "module") + " have weight 0 in every adapter and are left out");
   if (Status shared = checkOverlap(adapters, modules, notices); !shared) return shared.error();
+  for (PlannedModule& module : modules) {
+    auto name = named.writtenName(module.path);
+    if (!name) return name.error();
+    module.name = std::move(*name);
+    if (Status fits = checkWritable(named.dialect, module.path, module.kind); !fits) return fits.error();
+  }
   return modules;
 }
 
 Result<AdapterInfo> uniteInfo(std::span<const AdapterFile> adapters, std::span<const PlannedModule> modules,
                               std::vector<std::string>& notices) {
-  const std::vector<bool> takesPart = participants(adapters.size(), modules);
+  const std::set<uint32_t> takePart = participants(modules);
   std::optional<AdapterInfo> united;
   size_t firstAdapter = 0;
-  for (size_t i = 0; i < adapters.size(); ++i) {
+  for (uint32_t i = 0; i < adapters.size(); ++i) {
     const AdapterInfo& info = adapters[i].catalogue.info;
     for (const auto& notice : adapters[i].catalogue.notices)
       notices.push_back(shownName(adapters[i].label) + " " + notice);
-    if (!takesPart[i]) {
+    if (!takePart.contains(i)) {
       notices.push_back(shownName(adapters[i].label) + " has weight 0 and is left out");
       continue;
     }

@@ -1,10 +1,12 @@
 // What several adapters have in common: the union of their modules, and what their configs agree about.
 #pragma once
 
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "job/naming.h"
 #include "job/plan.h"
 
 namespace lego {
@@ -15,6 +17,9 @@ Error failAt(Code code, std::string detail, const AdapterFile& adapter, const st
 /// "1 module", "3 modules"
 std::string counted(size_t count, const std::string& noun);
 
+/// Indices of the adapters that take part in at least one module.
+std::set<uint32_t> participants(std::span<const PlannedModule> modules);
+
 /// Refuses what merging would lose. Errors: unsupported_tensors, unsupported_adapter.
 Status checkCarried(const AdapterFile& adapter);
 
@@ -23,8 +28,9 @@ Result<std::vector<double>> readWeights(const Recipe& recipe, const MethodInfo& 
                                         std::span<const AdapterFile> adapters);
 
 /// The union of modules, by path, with all adapters that take part in each (weight not 0) and their weights.
-/// Errors: shape_mismatch, rank_above_units, no_common_module, bad_weights.
-Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
+/// Errors: shape_mismatch, rank_above_units, no_common_module, bad_weights, bad_format.
+Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> adapters,
+                                                const NamedModules& named, const Recipe& recipe,
                                                 std::span<const double> weights,
                                                 std::vector<std::string>& notices);
 

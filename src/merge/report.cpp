@@ -79,6 +79,17 @@ double Quality::relativeError() const {
 
 double Quality::cosine() const { return cosineOf(inner, norm, targetNorm); }
 
+void rescale(Quality& quality, double factor) {
+  for (double* norm : {&quality.norm, &quality.targetNorm, &quality.error}) *norm *= std::abs(factor);
+  for (double& norm : quality.relation.norm) norm *= std::abs(factor);
+  for (double& error : quality.inputError) error *= std::abs(factor);
+  quality.inner *= factor * factor;
+  Matrix& inner = quality.relation.inner;
+  for (size_t i = 0; i < inner.rows(); ++i) {
+    for (double& value : inner.row(i)) value *= factor * factor;
+  }
+}
+
 Quality measure(const UnitPool& pool, const MergedGrams& grams, double scale) {
   const size_t k = grams.ownA.rows(), n = pool.adapters();
   const auto first = pool.firstUnits();

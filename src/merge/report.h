@@ -35,6 +35,9 @@ struct Quality {
   double retainedEnergy() const { return cosine() * cosine(); }
 };
 
+/// As if all deltas were multiplied by `factor`.
+void rescale(Quality& quality, double factor);
+
 /// O(k^2 + k P + P^2).
 Quality measure(const UnitPool& pool, const MergedGrams& grams, double scale);
 

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "adapter/peft.h"
+#include "adapter/read_adapter.h"
 #include "core/fixtures.h"
 #include "format/json.h"
 
@@ -21,9 +21,9 @@ Header headerOf(const std::vector<std::pair<std::string, std::vector<uint64_t>>>
 }
 
 Result<Catalogue> read(const Header& header, const std::string& config = kPlain) {
-  const auto settings = peft::readConfig(config);
+  const auto settings = readAdapterConfig(config);
   if (!settings) return settings.error();
-  return peft::readAdapter(header, *settings);
+  return readAdapter(header, *settings);
 }
 
 std::string a(const std::string& path) { return "base_model.model." + path + ".lora_A.weight"; }
@@ -104,7 +104,7 @@ TEST(Peft, RefusesBadConfigs) {
 
 TEST(Peft, RefusesBadFactors) {
   expectCode(read(headerOf({})), Code::noFactors);
-  expectCode(read(headerOf({{"lora_unet_x.lora_down.weight", {4, 8}}})), Code::noFactors);
+  expectCode(read(headerOf({{"x.lora_C.weight", {4, 8}}})), Code::noFactors);
   expectCode(read(headerOf({{a("q"), {4, 8}}})), Code::unpairedFactor);
   expectCode(read(headerOf({{b("q"), {8, 4}}})), Code::unpairedFactor);
   expectCode(read(headerOf({{a("q"), {4, 8}}, {"base_model.model.q.lora_embedding_B", {8, 4}}})),
@@ -161,7 +161,7 @@ TEST(PeftConfig, WritesOneRank) {
   info.taskType = "CAUSAL_LM";
   info.fanInFanOut = true;
   info.targetSuffixes = {"q", "k"};
-  const std::string text = peft::writeConfig(info, {{"x.k", 8}, {"x.q", 8}});
+  const std::string text = peft::textOf(peft::mergedConfig(info, {{"x.k", 8}, {"x.q", 8}}));
   const Json json = must(parseJson(text, Code::badConfig));
   EXPECT_EQ(json.at("r"), 8);
   EXPECT_EQ(json.at("lora_alpha"), 8);
@@ -170,14 +170,14 @@ TEST(PeftConfig, WritesOneRank) {
   EXPECT_EQ(json.at("base_model_name_or_path"), "base");
   EXPECT_EQ(json.at("fan_in_fan_out"), true);
   EXPECT_EQ(json.at("use_rslora"), false);
-  const auto config = must(peft::readConfig(text));
+  const auto config = must(peft::readConfig(must(parseJson(text, Code::badConfig))));
   EXPECT_EQ(config.rankOf("x.q"), 8u);
   EXPECT_EQ(config.alphaOf("x.q"), 8);
 }
 
 // Whatever the paths and ranks: read back, each module has its own rank and scale 1.
 TEST(PeftConfig, PatternsGiveEveryModuleItsRank) {
-  const std::vector<std::vector<peft::MergedModule>> cases = {
+  const std::vector<std::vector<peft::MergedRank>> cases = {
       {{"a.q", 8}, {"b.q", 8}, {"b.k", 4}},
       {{"q", 4}, {"a.q", 8}, {"b.q", 8}, {"c.a.q", 8}},
       {{"q", 8}, {"a.q", 4}, {"c.a.q", 8}, {"d.c.a.q", 4}},
@@ -185,7 +185,7 @@ TEST(PeftConfig, PatternsGiveEveryModuleItsRank) {
       {{"w(1)+", 4}, {"w1", 8}, {"w11", 8}, {"m[0]", 2}, {"m0", 8}},
   };
   for (const auto& modules : cases) {
-    const auto config = must(peft::readConfig(peft::writeConfig({}, modules)));
+    const auto config = must(peft::readConfig(peft::mergedConfig({}, modules)));
     for (const auto& module : modules) {
       EXPECT_EQ(config.rankOf(module.path), module.rank) << module.path;
       EXPECT_EQ(config.alphaOf(module.path), static_cast<double>(module.rank)) << module.path;

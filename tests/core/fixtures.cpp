@@ -120,9 +120,16 @@ Status addTo(Session& session, const TestAdapter& adapter) {
     error.file = names.file;
     return error;
   }
-  return session.addAdapter(
+  Status added = session.addAdapter(
       names, file.first(*size), file.size(),
       adapter.config.empty() ? std::nullopt : std::optional<std::string_view>(adapter.config));
+  if (!added) return added;
+  std::vector<std::byte> alphas;
+  for (const ReadRange& read : session.alphaReads()) {
+    const auto bytes = file.subspan(read.offset, read.length);
+    alphas.insert(alphas.end(), bytes.begin(), bytes.end());
+  }
+  return session.setAlphas(alphas);
 }
 
 namespace {

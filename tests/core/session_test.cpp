@@ -5,7 +5,6 @@
 #include <cmath>
 #include <thread>
 
-#include "adapter/peft.h"
 #include "core/fixtures.h"
 #include "format/safetensors.h"
 

@@ -1,0 +1,63 @@
+// The dialects: how adapters of one kind name their tensors and files. Each entry of the table below feeds
+// detection, help, docs and the library's types. Sources: docs/formats.md.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "adapter/catalogue.h"
+
+namespace lego {
+
+/// What a tensor is to its module.
+enum class Part : uint8_t {
+  A,      ///< lora_A, lora_down
+  B,      ///< lora_B, lora_up
+  Alpha,  ///< a scalar; the module's scale is it over the rank
+  Other,  ///< what no merge of factors carries (Unsupported says what)
+};
+
+/// A tensor's name, taken apart.
+struct Key {
+  std::string path;  ///< of the module
+  Part part = Part::Other;
+  bool isEmbedding = false;
+};
+
+/// Where a dialect can say that a module's scale is not 1.
+enum class ScalePlace : uint8_t { Nowhere, Config, EachModule };
+
+/// What a dialect is called, and what its files are.
+struct DialectInfo {
+  Dialect dialect;
+  const char* name;        ///< for people and recipes: "peft"
+  const char* sentence;    ///< whose files these are
+  Naming naming;           ///< which modules its paths can be known to be the same as
+  const char* tensorFile;  ///< what a written file is called where the user does not say
+  const char* configFile;  ///< nullptr: the tensor file says it all
+  /// Whether A is stored in x rank and B rank x out, the other way round than everywhere else.
+  bool transposed;
+  bool hasEmbeddings;    ///< whether its keys can name the factors of an embedding
+  bool hasConvolutions;  ///< whether factors may be kernels
+  ScalePlace scales;     ///< Config: one for all modules
+  bool alphaTensors;     ///< whether a module's alpha is a tensor beside its factors
+  bool hasOneRank;       ///< whether all modules must have the same rank, the config's
+};
+
+std::span<const DialectInfo> dialects();
+const DialectInfo& infoOf(Dialect dialect);
+std::optional<Dialect> dialectOf(std::string_view name);
+
+/// A tensor's name as `dialect` reads it; nothing where it is none of its factors, alphas and the like.
+std::optional<Key> parseKey(Dialect dialect, std::string_view name);
+
+/// Why a tensor with this name, which is no factor of the dialect, would be lost.
+std::string reasonFor(Dialect dialect, std::string_view name);
+
+/// The keys under which a module's factors are written. `path` as the dialect has it.
+std::string keyOf(Dialect dialect, const std::string& path, ModuleKind kind, Part part);
+
+}  // namespace lego

@@ -1,0 +1,181 @@
+#include "adapter/modules.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "base/checked.h"
+#include "base/limits.h"
+
+namespace lego {
+namespace {
+
+Error fail(Code code, std::string detail, const std::string& tensor) {
+  return {code, std::move(detail), {}, tensor, {}};
+}
+
+std::string shapeText(const std::vector<uint64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+uint64_t product(const std::vector<uint64_t>& shape, size_t from) {
+  uint64_t result = 1;
+  // The header reader has checked that the product of all sides fits 64 bits, unless one of them is 0.
+  for (size_t i = from; i < shape.size(); ++i)
+    result = checkedMultiply(result, shape[i]).value_or(UINT64_MAX);
+  return result;
+}
+
+/// The tensors of one module.
+struct Parts {
+  const TensorInfo* a = nullptr;
+  const TensorInfo* b = nullptr;
+  const TensorInfo* alpha = nullptr;
+  bool isEmbedding = false;
+};
+
+/// Where a dialect's keys do not tell embeddings from linear layers, their names do.
+bool namesEmbedding(std::string_view path) {
+  const std::string_view name = path.substr(path.rfind('.') + 1);
+  constexpr std::string_view kNames[] = {"embed_tokens", "wte", "wpe", "tok_embeddings", "word_embeddings", "embed_in"};
+  return std::ranges::find(kNames, name) != std::end(kNames);
+}
+
+/// Fills rank, in, out, kernel and kind from the two shapes.
+Status readShapes(AdapterModule& module, const DialectInfo& dialect) {
+  const auto &a = module.a.shape, &b = module.b.shape;
+  const auto wrong = [&](const std::string& why) {
+    return fail(Code::shapeMismatch,
+                "the factors have shapes " + shapeText(a) + " and " + shapeText(b) + ": " + why,
+                module.a.name);
+  };
+  if (a.size() < 2 || b.size() < 2) return wrong("a factor needs two dimensions");
+  if (module.kind == ModuleKind::Embedding) {
+    if (a.size() != 2 || b.size() != 2) return wrong("an embedding's factors are matrices");
+  } else if (a.size() != b.size()) {
+    return wrong("one is a matrix and one is a kernel");
+  } else if (a.size() > 2) {
+    if (!dialect.hasConvolutions) return wrong(std::string(dialect.name) + " knows no convolutions");
+    if (a.size() > 5) return wrong("a convolution has at most five dimensions");
+    module.kind = ModuleKind::Convolution;
+    module.kernel.assign(a.begin() + 2, a.end());
+    for (size_t i = 2; i < b.size(); ++i) {
+      if (b[i] != 1) return wrong("lora_B of a convolution must be 1 x 1");
+    }
+  }
+  const uint64_t rankOfB = module.transposed ? b[0] : b[1];
+  module.rank = module.transposed ? a[1] : a[0];
+  module.in = module.transposed ? a[0] : product(a, 1);
+  module.out = module.transposed ? b[1] : b[0];
+  if (module.rank == 0 || rankOfB == 0)
+    return fail(Code::rankZero, "the factor has rank zero", module.rank == 0 ? module.a.name : module.b.name);
+  if (rankOfB != module.rank) {
+    return fail(Code::rankMismatch,
+                "lora_A has rank " + std::to_string(module.rank) + ", lora_B has " + std::to_string(rankOfB),
+                module.b.name);
+  }
+  if (module.in == 0 || module.out == 0) return wrong("a side is zero");
+  if (module.in > limits::kFactorSide || module.out > limits::kFactorSide)
+    return wrong("a side exceeds " + std::to_string(limits::kFactorSide));
+  return {};
+}
+
+Status checkDtype(const TensorInfo& tensor) {
+  if (isFactorDtype(tensor.dtype)) return {};
+  return fail(Code::unsupportedDtype,
+              "the factor is stored as " + std::string(nameOf(tensor.dtype)) +
+                  "; F64, F32, F16, BF16 and F8 can be read",
+              tensor.name);
+}
+
+Result<AdapterModule> moduleOf(const std::string& path, const Parts& parts, const DialectInfo& dialect) {
+  if (!parts.a || !parts.b) {
+    const TensorInfo* present = parts.a ? parts.a : parts.b;
+    return fail(Code::unpairedFactor,
+                std::string("the module has no ") + (parts.a ? "lora_B" : "lora_A") + " to go with it",
+                present->name);
+  }
+  AdapterModule module;
+  module.path = path;
+  const bool isEmbedding = parts.isEmbedding || (dialect.transposed && namesEmbedding(path));
+  module.kind = isEmbedding ? ModuleKind::Embedding : ModuleKind::Linear;
+  module.a = *parts.a;
+  module.b = *parts.b;
+  module.transposed = dialect.transposed;
+  for (const TensorInfo* factor : {parts.a, parts.b}) {
+    if (Status read = checkDtype(*factor); !read) return read.error();
+  }
+  if (Status read = readShapes(module, dialect); !read) return read.error();
+  return module;
+}
+
+Status checkAlpha(const TensorInfo& alpha) {
+  if (product(alpha.shape, 0) != 1)
+    return fail(Code::shapeMismatch, "an alpha of shape " + shapeText(alpha.shape) + " is no single number", alpha.name);
+  return checkDtype(alpha);
+}
+
+}  // namespace
+
+Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
+  const DialectInfo& info = infoOf(dialect);
+  std::map<std::string, Parts> modules;  // by path
+  Catalogue catalogue;
+  catalogue.dialect = dialect;
+  catalogue.metadata = header.metadata;
+  for (const TensorInfo& tensor : header.tensors) {
+    const auto key = parseKey(dialect, tensor.name);
+    if (!key) {
+      catalogue.unsupported.push_back({tensor.name, reasonFor(dialect, tensor.name)});
+      continue;
+    }
+    Parts& parts = modules[key->path];
+    const TensorInfo*& part = key->part == Part::A ? parts.a : key->part == Part::B ? parts.b : parts.alpha;
+    if (part)
+      return fail(Code::duplicateModule,
+                  "the module already has this factor in tensor " + shownName(part->name), tensor.name);
+    const bool first = !parts.a && !parts.b;
+    if (!first && parts.isEmbedding != key->isEmbedding && key->part != Part::Alpha) {
+      return fail(Code::unpairedFactor, "the module has one factor of a linear layer and one of an embedding",
+                  tensor.name);
+    }
+    part = &tensor;
+    if (key->part != Part::Alpha) parts.isEmbedding = key->isEmbedding;
+  }
+  for (const auto& [path, parts] : modules) {
+    if (!parts.a && !parts.b) {
+      catalogue.unsupported.push_back({parts.alpha->name, "an alpha whose module has no LoRA factors"});
+      continue;
+    }
+    auto module = moduleOf(path, parts, info);
+    if (!module) return module.error();
+    if (parts.alpha) {
+      if (Status sound = checkAlpha(*parts.alpha); !sound) return sound.error();
+      catalogue.alphas.push_back({catalogue.modules.size(), *parts.alpha});
+    }
+    catalogue.modules.push_back(std::move(*module));
+  }
+  if (catalogue.modules.empty())
+    return fail(Code::noFactors, "the file holds no LoRA factors of this dialect, " + std::string(info.name),
+                header.tensors.empty() ? std::string() : header.tensors.front().name);
+  std::ranges::sort(catalogue.alphas, {}, [](const AlphaTensor& alpha) { return alpha.tensor.begin; });
+  return catalogue;
+}
+
+Status setAlphas(Catalogue& catalogue, std::span<const double> values) {
+  for (size_t i = 0; i < catalogue.alphas.size(); ++i) {
+    const auto& [index, tensor] = catalogue.alphas[i];
+    // Tools disagree about zero: sd-scripts takes the rank in its place, others a scale of zero.
+    if (!std::isfinite(values[i]) || values[i] == 0)
+      return fail(Code::badAlpha, "an alpha of " + std::to_string(values[i]) + " gives no scale", tensor.name);
+    AdapterModule& module = catalogue.modules[index];
+    module.alpha = values[i];
+    module.scale = module.alpha / static_cast<double>(module.rank);
+  }
+  catalogue.alphas.clear();
+  return {};
+}
+
+}  // namespace lego

@@ -1,0 +1,201 @@
+#include "adapter/read_adapter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "adapter/modules.h"
+#include "base/limits.h"
+
+namespace lego {
+namespace {
+
+Error fail(Code code, std::string detail, std::string tensor = {}) {
+  return {code, std::move(detail), {}, std::move(tensor), {}};
+}
+
+/// The dialect of most factors, and how it was told.
+struct Detected {
+  Dialect dialect;
+  std::string reason;
+};
+
+Result<Detected> detect(const Header& header) {
+  struct Found {
+    size_t factors = 0;
+    const std::string* first = nullptr;
+  };
+  std::map<Dialect, Found> found;
+  for (const TensorInfo& tensor : header.tensors) {
+    for (const DialectInfo& dialect : dialects()) {
+      const auto key = parseKey(dialect.dialect, tensor.name);
+      if (!key || (key->part != Part::A && key->part != Part::B)) continue;
+      Found& own = found[dialect.dialect];
+      if (own.factors++ == 0) own.first = &tensor.name;
+    }
+  }
+  if (found.empty()) {
+    const std::string first = header.tensors.empty() ? std::string() : header.tensors.front().name;
+    return fail(Code::noFactors,
+                "the file holds no LoRA factors whose names are known (such as "
+                "'base_model.model.<module>.lora_A.weight' or 'lora_unet_<module>.lora_down.weight')",
+                first);
+  }
+  if (found.size() > 1) {
+    std::string names;
+    for (const auto& [dialect, own] : found)
+      names += (names.empty() ? "" : ", ") + shownName(*own.first) + " (" + infoOf(dialect).name + ")";
+    return fail(Code::ambiguousDialect, "the file's tensors are named in several dialects: " + names,
+                *found.rbegin()->second.first);
+  }
+  const auto& [dialect, own] = *found.begin();
+  return Detected{dialect, std::to_string(own.factors) + " tensors are named as " + shownName(*own.first)};
+}
+
+Status applyPeft(Catalogue& catalogue, const peft::Config& config) {
+  for (AdapterModule& module : catalogue.modules) {
+    if (const uint64_t expected = config.rankOf(module.path);
+        expected != module.rank && config.unsupported.empty()) {
+      return fail(Code::rankMismatch,
+                  "the factor has rank " + std::to_string(module.rank) + ", but the config says " +
+                      std::to_string(expected),
+                  module.a.name);
+    }
+    module.alpha = config.alphaOf(module.path);
+    const auto rank = static_cast<double>(module.rank);
+    module.scale = module.alpha / (config.info.rslora ? std::sqrt(rank) : rank);
+  }
+  catalogue.info = config.info;
+  catalogue.unsupported.insert(catalogue.unsupported.end(), config.unsupported.begin(),
+                               config.unsupported.end());
+  catalogue.notices = config.notices;
+  return {};
+}
+
+void applyMlx(Catalogue& catalogue, const mlx::Config& config) {
+  for (AdapterModule& module : catalogue.modules) {
+    module.scale = config.scale;
+    module.alpha = config.scale * static_cast<double>(module.rank);
+  }
+  catalogue.info.baseModel = config.model;
+  catalogue.unsupported.insert(catalogue.unsupported.end(), config.unsupported.begin(),
+                               config.unsupported.end());
+}
+
+/// Where no alpha is found, a module's scale is 1 in all dialects without configs: kohya's alpha is then the
+/// rank, and ComfyUI and diffusers do not scale.
+void applyNothing(Catalogue& catalogue) {
+  for (AdapterModule& module : catalogue.modules) {
+    module.alpha = static_cast<double>(module.rank);
+    module.scale = 1;
+  }
+}
+
+constexpr std::string_view kDiffusersMetadata = "lora_adapter_metadata";
+
+/// diffusers' configs: one JSON object in the metadata, "unet.r" being the field r of the component unet.
+/// Source: diffusers loaders/lora_base.py, _pack_dict_with_prefix.
+Status applyDiffusers(Catalogue& catalogue) {
+  applyNothing(catalogue);
+  const auto text = std::ranges::find(catalogue.metadata, kDiffusersMetadata,
+                                      [](const auto& entry) { return std::string_view(entry.first); });
+  if (text == catalogue.metadata.end()) return {};
+  const auto inMetadata = [](Error error) {
+    error.detail = "in the metadata " + std::string(kDiffusersMetadata) + ": " + error.detail;
+    return error;
+  };
+  if (text->second.size() > limits::kConfigBytes) return inMetadata(fail(Code::badConfig, "it is too long"));
+  const auto json = parseJson(text->second, Code::badConfig);
+  if (!json) return inMetadata(json.error());
+  if (!json->is_object()) return inMetadata(fail(Code::badConfig, "it is no JSON object"));
+  std::map<std::string, Json> components;
+  for (const auto& [key, value] : json->items()) {
+    const size_t dot = key.find('.');
+    if (dot != std::string::npos) components[key.substr(0, dot)][key.substr(dot + 1)] = value;
+  }
+  for (const auto& [component, fields] : components) {
+    const auto config = peft::readConfig(fields, /*typeIsGiven=*/false);
+    if (!config) return inMetadata(config.error());
+    for (AdapterModule& module : catalogue.modules) {
+      if (!module.path.starts_with(component + '.')) continue;
+      const std::string path = module.path.substr(component.size() + 1);
+      if (config->rankOf(path) != module.rank && config->unsupported.empty())
+        return inMetadata(fail(Code::rankMismatch,
+                               "it gives the module rank " + std::to_string(config->rankOf(path)) +
+                                   ", but the factor has " + std::to_string(module.rank),
+                               module.a.name));
+      module.alpha = config->alphaOf(path);
+      const auto rank = static_cast<double>(module.rank);
+      module.scale = module.alpha / (config->info.rslora ? std::sqrt(rank) : rank);
+    }
+    catalogue.unsupported.insert(catalogue.unsupported.end(), config->unsupported.begin(),
+                                 config->unsupported.end());
+    if (catalogue.info.baseModel.empty()) catalogue.info.baseModel = config->info.baseModel;
+  }
+  return {};
+}
+
+/// What kohya's files say about their base model.
+void readKohyaMetadata(Catalogue& catalogue) {
+  for (const auto& [key, value] : catalogue.metadata) {
+    if (key == "ss_base_model_version" && catalogue.info.baseModel.empty()) catalogue.info.baseModel = value;
+    if (key == "modelspec.architecture") catalogue.info.baseModel = value;
+  }
+}
+
+}  // namespace
+
+Result<AdapterConfig> readAdapterConfig(std::string_view text) {
+  if (text.size() > limits::kConfigBytes)
+    return fail(Code::badConfig,
+                "the config is longer than " + std::to_string(limits::kConfigBytes) + " bytes");
+  const auto json = parseJson(text, Code::badConfig);
+  if (!json) return json.error();
+  if (!json->is_object()) return fail(Code::badConfig, "the config is no JSON object");
+  if (mlx::isConfig(*json)) {
+    auto config = mlx::readConfig(*json);
+    if (!config) return config.error();
+    return AdapterConfig(std::move(*config));
+  }
+  auto config = peft::readConfig(*json);
+  if (!config) return config.error();
+  return AdapterConfig(std::move(*config));
+}
+
+Result<Catalogue> readAdapter(const Header& header, const std::optional<AdapterConfig>& config) {
+  const auto detected = detect(header);
+  if (!detected) return detected.error();
+  const DialectInfo& dialect = infoOf(detected->dialect);
+  auto catalogue = collectModules(header, detected->dialect);
+  if (!catalogue) return catalogue.error();
+  catalogue->reason = detected->reason;
+  const auto* peftConfig = config ? std::get_if<peft::Config>(&*config) : nullptr;
+  const auto* mlxConfig = config ? std::get_if<mlx::Config>(&*config) : nullptr;
+  if (dialect.configFile && !config) {
+    return fail(Code::configMissing, "this is an adapter of the dialect " + std::string(dialect.name) +
+                                         ", whose scale stands in its " + dialect.configFile +
+                                         "; give that file too");
+  }
+  if (dialect.configFile && (dialect.dialect == Dialect::Mlx) != (mlxConfig != nullptr)) {
+    return fail(Code::ambiguousDialect, "the tensors are named in the dialect " + std::string(dialect.name) +
+                                            ", but the config beside them is one of " +
+                                            (mlxConfig ? "mlx" : "peft"));
+  }
+  if (config && !dialect.configFile)
+    catalogue->notices.push_back("is of the dialect " + std::string(dialect.name) +
+                                 ", which has no config: the adapter_config.json beside it was not used");
+  Status applied;
+  switch (dialect.dialect) {
+    case Dialect::Peft: applied = applyPeft(*catalogue, *peftConfig); break;
+    case Dialect::Mlx: applyMlx(*catalogue, *mlxConfig); break;
+    case Dialect::Diffusers: applied = applyDiffusers(*catalogue); break;
+    case Dialect::Kohya: applyNothing(*catalogue), readKohyaMetadata(*catalogue); break;
+    case Dialect::Comfy:
+    case Dialect::XLabs:
+    case Dialect::ControlLora: applyNothing(*catalogue); break;
+  }
+  if (!applied) return applied.error();
+  return catalogue;
+}
+
+}  // namespace lego

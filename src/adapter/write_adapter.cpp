@@ -1,0 +1,147 @@
+#include "adapter/write_adapter.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "adapter/dialect.h"
+#include "adapter/mlx_config.h"
+#include "adapter/peft_config.h"
+#include "format/json.h"
+
+namespace lego {
+namespace {
+
+/// What all modules have, as text; "Dynamic" where they differ, as sd-scripts' own resize_lora.py writes.
+template <typename Value>
+std::string commonText(std::span<const MergedModule> modules, Value value) {
+  const auto first = value(modules.front());
+  const bool equal = std::ranges::all_of(modules, [&](const MergedModule& module) { return value(module) == first; });
+  return equal ? Json(first).dump() : "Dynamic";
+}
+
+/// One PEFT config for each component (the first part of a path), its fields prefixed by it, in one object.
+/// Source: diffusers loaders/lora_base.py, _pack_dict_with_prefix.
+std::string diffusersConfigs(const AdapterInfo& info, std::span<const MergedModule> modules) {
+  std::map<std::string, std::vector<peft::MergedRank>> components;
+  for (const MergedModule& module : modules) {
+    const size_t dot = module.path.find('.');
+    components[module.path.substr(0, dot)].push_back({module.path.substr(dot + 1), module.rank, module.alpha()});
+  }
+  Json packed = Json::object();
+  for (const auto& [component, ranks] : components) {
+    const Json config = peft::mergedConfig(info, ranks);
+    for (const auto& [field, value] : config.items()) packed[component + "." + field] = value;
+  }
+  return packed.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+/// Whether an entry says something that a merge makes untrue.
+bool isOutdated(std::string_view key) {
+  constexpr std::string_view kKeys[] = {"format", "lora_lego", "lora_adapter_metadata", "modelspec.hash_sha256",
+                                        "modelspec.date", "modelspec.thumbnail", "ss_session_id"};
+  return std::ranges::find(kKeys, key) != std::end(kKeys) || key.starts_with("sshs_") ||
+         key.starts_with("ss_network_");
+}
+
+/// {dataset: {tag: count}} of two files, counts added. Nothing where one of them is not that.
+std::optional<std::string> addedTags(const std::string& first, const std::string& second) {
+  auto sum = parseJson(first, Code::badHeader);
+  const auto other = parseJson(second, Code::badHeader);
+  if (!sum || !other || !sum->is_object() || !other->is_object()) return std::nullopt;
+  for (const auto& [dataset, tags] : other->items()) {
+    Json& own = (*sum)[dataset];
+    if (own.is_null()) own = Json::object();
+    if (!own.is_object() || !tags.is_object()) return std::nullopt;
+    for (const auto& [tag, count] : tags.items()) {
+      if (!count.is_number_unsigned()) return std::nullopt;
+      const uint64_t before = own.contains(tag) && own[tag].is_number_unsigned() ? own[tag].get<uint64_t>() : 0;
+      own[tag] = before + count.get<uint64_t>();
+    }
+  }
+  return sum->dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+/// What two files' values of one key become; nothing where only one of them could be kept.
+std::optional<std::string> unitedValue(std::string_view key, const std::string& first, const std::string& second) {
+  if (first == second) return first;
+  if (key == "ss_tag_frequency") return addedTags(first, second);
+  if (key == "modelspec.trigger_phrase") return first + ", " + second;
+  return std::nullopt;
+}
+
+}  // namespace
+
+Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind) {
+  const DialectInfo& info = infoOf(dialect);
+  const bool fits = (kind != ModuleKind::Embedding || info.hasEmbeddings) &&
+                    (kind != ModuleKind::Convolution || info.hasConvolutions);
+  if (fits) return {};
+  return Error{Code::badFormat,
+               "the module " + shownName(path) + " is " +
+                   (kind == ModuleKind::Embedding ? "an embedding" : "a convolution") + ", which the format " +
+                   info.name + " cannot hold",
+               {},
+               {},
+               {}};
+}
+
+FactorTensors factorsOf(Dialect dialect, const MergedModule& module, DType dtype) {
+  FactorTensors tensors{{keyOf(dialect, module.path, module.kind, Part::A), dtype, {}, 0, 0},
+                        {keyOf(dialect, module.path, module.kind, Part::B), dtype, {}, 0, 0}};
+  if (infoOf(dialect).transposed) {
+    tensors.a.shape = {module.in, module.rank};
+    tensors.b.shape = {module.rank, module.out};
+    return tensors;
+  }
+  uint64_t channels = module.in;
+  for (const uint64_t side : module.kernel) channels /= side;
+  tensors.a.shape = {module.rank, channels};
+  tensors.a.shape.insert(tensors.a.shape.end(), module.kernel.begin(), module.kernel.end());
+  tensors.b.shape = {module.out, module.rank};
+  tensors.b.shape.insert(tensors.b.shape.end(), module.kernel.size(), 1);
+  return tensors;
+}
+
+std::string configOf(Dialect dialect, const AdapterInfo& info, std::span<const MergedModule> modules) {
+  if (dialect == Dialect::Peft) {
+    std::vector<peft::MergedRank> ranks;
+    for (const MergedModule& module : modules) ranks.push_back({module.path, module.rank, module.alpha()});
+    return peft::textOf(peft::mergedConfig(info, ranks));
+  }
+  if (dialect == Dialect::Mlx) {
+    std::vector<std::string> paths;
+    for (const MergedModule& module : modules) paths.push_back(module.path);
+    return mlx::writeConfig(info.baseModel, paths, modules.front().rank, modules.front().scale);
+  }
+  return {};
+}
+
+Metadata formatMetadata(Dialect dialect, const AdapterInfo& info, std::span<const MergedModule> modules) {
+  if (dialect == Dialect::Mlx) return {{"format", "mlx"}};
+  Metadata metadata = {{"format", "pt"}};
+  if (dialect == Dialect::Diffusers) metadata.emplace_back("lora_adapter_metadata", diffusersConfigs(info, modules));
+  if (dialect == Dialect::Kohya) {
+    metadata.emplace_back("ss_network_module", "networks.lora");
+    metadata.emplace_back("ss_network_dim", commonText(modules, [](const auto& module) { return module.rank; }));
+    metadata.emplace_back("ss_network_alpha", commonText(modules, [](const auto& module) { return module.alpha(); }));
+  }
+  return metadata;
+}
+
+Metadata uniteMetadata(std::span<const Metadata* const> files) {
+  Metadata united;
+  if (files.empty()) return united;
+  for (const auto& [key, value] : *files.front()) {
+    if (isOutdated(key)) continue;
+    std::optional<std::string> common = value;
+    for (const Metadata* other : files.subspan(1)) {
+      const auto same = std::ranges::find(*other, key, [](const auto& entry) -> const std::string& { return entry.first; });
+      common = same != other->end() && common ? unitedValue(key, *common, same->second) : std::nullopt;
+    }
+    if (common) united.emplace_back(key, std::move(*common));
+  }
+  return united;
+}
+
+}  // namespace lego

@@ -1,0 +1,87 @@
+#include "job/naming.h"
+
+#include <algorithm>
+#include <set>
+
+#include "adapter/dialect.h"
+#include "adapter/translate.h"
+
+namespace lego {
+namespace {
+
+Error fail(Code code, std::string detail) { return {code, std::move(detail), {}, {}, {}}; }
+
+std::string listed(const std::set<Dialect>& dialects) {
+  std::string text;
+  for (const Dialect dialect : dialects) text += (text.empty() ? "" : ", ") + std::string(infoOf(dialect).name);
+  return text;
+}
+
+/// The dialect whose names are the canonical ones.
+Dialect canonicalDialect(Naming naming) {
+  return naming == Naming::Transformers ? Dialect::Peft : Dialect::Diffusers;
+}
+
+}  // namespace
+
+Result<std::string> NamedModules::writtenName(const std::string& path) const {
+  if (areNative) return path;
+  if (auto name = nameIn(dialect, path)) return std::move(*name);
+  return fail(Code::badFormat, "the module " + shownName(path) + " has no known name in the format " +
+                                   infoOf(dialect).name);
+}
+
+Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
+                                 std::vector<std::string>& notices) {
+  std::set<Dialect> given;
+  std::set<Naming> namings;
+  for (const AdapterFile& adapter : adapters) {
+    given.insert(adapter.catalogue.dialect);
+    namings.insert(infoOf(adapter.catalogue.dialect).naming);
+  }
+  if (namings.size() > 1) {
+    return fail(Code::mixedDialects, "adapters of language models and of image models cannot be merged: " +
+                                         listed(given));
+  }
+  NamedModules named;
+  named.dialect = given.size() == 1 ? *given.begin() : canonicalDialect(*namings.begin());
+  if (recipe.format != "same") {
+    const auto asked = dialectOf(recipe.format);
+    if (!asked) return fail(Code::badFormat, "there is no format " + shownName(recipe.format));
+    if (infoOf(*asked).naming != *namings.begin()) {
+      return fail(Code::badFormat, "the format " + recipe.format + " names other modules than adapters of " +
+                                       listed(given) + " have");
+    }
+    named.dialect = *asked;
+  } else if (given.size() > 1) {
+    notices.push_back("the adapters are of several dialects (" + listed(given) + "): the result is written as " +
+                      infoOf(named.dialect).name);
+  }
+  named.areNative = given.size() == 1 && named.dialect == *given.begin();
+  for (const AdapterFile& adapter : adapters) {
+    if (named.areNative) {
+      named.modules.push_back(adapter.catalogue.modules);
+      continue;
+    }
+    auto modules = canonicalModules(adapter.catalogue);
+    if (!modules) {
+      Error error = modules.error();
+      error.file = adapter.file;
+      return error;
+    }
+    std::ranges::sort(*modules, {}, &AdapterModule::path);
+    for (size_t i = 1; i < modules->size(); ++i) {
+      if ((*modules)[i - 1].path != (*modules)[i].path) continue;
+      return Error{Code::duplicateModule,
+                   "the module " + shownName((*modules)[i].path) + " is also that of tensor " +
+                       shownName((*modules)[i - 1].a.name),
+                   adapter.file,
+                   (*modules)[i].a.name,
+                   {}};
+    }
+    named.modules.push_back(std::move(*modules));
+  }
+  return named;
+}
+
+}  // namespace lego

@@ -1,0 +1,28 @@
+// Which dialect a result is written in, and the names under which modules of several dialects are the same.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "job/plan.h"
+
+namespace lego {
+
+/// The adapters' modules under names that can be compared.
+struct NamedModules {
+  Dialect dialect = Dialect::Peft;  ///< of the result
+  /// Whether the names are the dialect's own: where all adapters are of the dialect that is written.
+  bool areNative = true;
+  std::vector<std::vector<AdapterModule>> modules;  ///< for each adapter, by path
+
+  /// A module's name in the result. Errors: bad_format.
+  Result<std::string> writtenName(const std::string& path) const;
+};
+
+/// Chooses the dialect as the recipe's format says: "same" is that of the adapters, or, where they are of
+/// several, the one that all of them can be written in. Errors: bad_format, mixed_dialects.
+Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
+                                 std::vector<std::string>& notices);
+
+}  // namespace lego

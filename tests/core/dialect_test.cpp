@@ -1,0 +1,199 @@
+// Dialects: detection, names, and adapters that go through each of them unchanged.
+
+#include "adapter/dialect.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "adapter/read_adapter.h"
+#include "core/fixtures.h"
+#include "format/safetensors.h"
+
+namespace lego::testing {
+namespace {
+
+/// What the test writes by hand: names and shapes as docs/formats.md has them, not as the core's writer does.
+struct Sample {
+  Dialect dialect;
+  TestAdapter adapter;
+  std::vector<Pair> pairs;  // of scale kScale; paths as the dialect has them
+};
+constexpr double kScale = 2;
+
+std::vector<float> turned(const std::vector<float>& values, size_t rows, size_t columns) {
+  std::vector<float> result(values.size());
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t c = 0; c < columns; ++c) result[c * rows + r] = values[r * columns + c];
+  }
+  return result;
+}
+
+NamedTensor matrix(const std::string& name, DType dtype, uint64_t rows, uint64_t columns,
+                   const std::vector<float>& values) {
+  return {name, dtype, {rows, columns}, values};
+}
+
+/// Pairs under a dialect's names, with what gives them scale 2; XLabs and Control-LoRA cannot, and fold it.
+Sample sampleOf(Dialect dialect, std::vector<Pair> pairs, DType dtype = DType::F32) {
+  std::vector<NamedTensor> tensors;
+  std::string config;
+  for (Pair& pair : pairs) {
+    const double alpha = kScale * static_cast<double>(pair.rank);
+    const auto plain = [&](const std::string& a, const std::string& b) {
+      tensors.push_back(matrix(a, dtype, pair.rank, pair.in, pair.a));
+      tensors.push_back(matrix(b, dtype, pair.out, pair.rank, pair.b));
+    };
+    const auto folded = [&](const std::string& a, const std::string& b) {
+      std::vector<float> doubled(pair.b);
+      for (float& value : doubled) value *= static_cast<float>(kScale);
+      tensors.push_back(matrix(a, dtype, pair.rank, pair.in, pair.a));
+      tensors.push_back(matrix(b, dtype, pair.out, pair.rank, doubled));
+    };
+    switch (dialect) {
+      case Dialect::Peft:
+        plain("base_model.model." + pair.path + ".lora_A.weight", "base_model.model." + pair.path + ".lora_B.weight");
+        config = R"({"peft_type":"LORA","r":4,"lora_alpha":8})";
+        break;
+      case Dialect::Kohya:
+      case Dialect::Comfy:
+        plain(pair.path + ".lora_down.weight", pair.path + ".lora_up.weight");
+        tensors.push_back({pair.path + ".alpha", dtype, {}, {static_cast<float>(alpha)}});
+        break;
+      case Dialect::Diffusers: folded(pair.path + ".lora_A.weight", pair.path + ".lora_B.weight"); break;
+      case Dialect::XLabs: folded(pair.path + ".down.weight", pair.path + ".up.weight"); break;
+      case Dialect::ControlLora: folded(pair.path + ".down", pair.path + ".up"); break;
+      case Dialect::Mlx:
+        tensors.push_back(matrix(pair.path + ".lora_a", dtype, pair.in, pair.rank, turned(pair.a, pair.rank, pair.in)));
+        tensors.push_back(matrix(pair.path + ".lora_b", dtype, pair.rank, pair.out, turned(pair.b, pair.out, pair.rank)));
+        config = R"({"fine_tune_type":"lora","num_layers":2,"lora_parameters":{"rank":4,"scale":2.0,"dropout":0.0}})";
+        break;
+    }
+  }
+  const DialectInfo& info = infoOf(dialect);
+  return {dialect, {info.name, makeSafetensors(tensors), config}, std::move(pairs)};
+}
+
+/// Names of modules as each dialect has them.
+std::vector<std::string> pathsOf(Dialect dialect) {
+  switch (dialect) {
+    case Dialect::Peft:
+    case Dialect::Mlx: return {"model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"};
+    case Dialect::Kohya: return {"lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_unet_down_blocks_0_attentions_0_proj_in"};
+    case Dialect::Diffusers: return {"text_encoder.text_model.encoder.layers.0.mlp.fc1", "unet.down_blocks.0.attentions.0.proj_in"};
+    case Dialect::Comfy: return {"diffusion_model.double_blocks.0.img_attn.qkv", "diffusion_model.single_blocks.1.linear2"};
+    case Dialect::XLabs: return {"double_blocks.0.processor.qkv_lora1", "single_blocks.3.processor.proj_lora"};
+    case Dialect::ControlLora: return {"input_blocks.1.1.proj_in", "middle_block.1.transformer_blocks.0.attn1.to_q"};
+  }
+  return {};
+}
+
+std::vector<Pair> pairsFor(Dialect dialect, uint64_t seed) {
+  Random random(seed);
+  std::vector<Pair> pairs;
+  for (const std::string& path : pathsOf(dialect)) pairs.push_back(randomPair(random, 4, 12, 9, path));
+  return pairs;
+}
+
+Recipe converting(const std::string& format = "same") {
+  Recipe recipe;
+  recipe.method = "cat";
+  recipe.keepScales = true;
+  recipe.format = format;
+  return recipe;
+}
+
+Catalogue catalogueOf(const TestAdapter& adapter) {
+  Session session(1);
+  const Status added = addTo(session, adapter);
+  EXPECT_TRUE(added) << describe(added.error());
+  return added ? session.adapters()[0].catalogue : Catalogue{};
+}
+
+/// scale * B A of a module of an adapter, however its file has it.
+std::vector<double> deltaOf(const TestAdapter& adapter, const std::string& path) {
+  const Catalogue catalogue = catalogueOf(adapter);
+  const auto module = std::ranges::find(catalogue.modules, path, &AdapterModule::path);
+  if (module == catalogue.modules.end()) {
+    ADD_FAILURE() << "no module " << path;
+    return {};
+  }
+  Pair pair{path, module->rank, module->in, module->out, valuesOf(adapter.file, module->a.name),
+            valuesOf(adapter.file, module->b.name)};
+  if (module->transposed) {
+    pair.a = turned(pair.a, pair.in, pair.rank);
+    pair.b = turned(pair.b, pair.rank, pair.out);
+  }
+  return delta(pair, module->scale);
+}
+
+TestAdapter asAdapter(const Merged& merged) { return {"merged", merged.file, merged.plan.config}; }
+
+std::set<std::string> namesOf(std::span<const std::byte> file) {
+  std::set<std::string> names;
+  const uint64_t size = must(safetensors::headerSize(file.first(8), file.size()));
+  for (const TensorInfo& tensor : must(safetensors::readHeader(file.first(size), file.size())).tensors)
+    names.insert(tensor.name);
+  return names;
+}
+
+class EveryDialect : public ::testing::TestWithParam<Dialect> {};
+INSTANTIATE_TEST_SUITE_P(Dialects, EveryDialect,
+                         ::testing::ValuesIn([] {
+                           std::vector<Dialect> all;
+                           for (const DialectInfo& info : dialects()) all.push_back(info.dialect);
+                           return all;
+                         }()),
+                         [](const auto& info) { return std::string(infoOf(info.param).name); });
+
+TEST_P(EveryDialect, IsToldFromTheOthersByItsNames) {
+  const Sample sample = sampleOf(GetParam(), pairsFor(GetParam(), 1));
+  const Catalogue catalogue = catalogueOf(sample.adapter);
+  EXPECT_EQ(catalogue.dialect, GetParam());
+  EXPECT_NE(catalogue.reason.find("4 tensors"), std::string::npos) << catalogue.reason;
+  EXPECT_TRUE(catalogue.unsupported.empty());
+}
+
+TEST_P(EveryDialect, IsReadAsTheDeltasThatItsSpecificationGives) {
+  const Sample sample = sampleOf(GetParam(), pairsFor(GetParam(), 2));
+  for (const Pair& pair : sample.pairs)
+    EXPECT_LT(relativeDistance(deltaOf(sample.adapter, pair.path), delta(pair, kScale)), 1e-7) << pair.path;
+}
+
+TEST_P(EveryDialect, IsWrittenAsItWasRead) {
+  for (const DType dtype : {DType::F32, DType::F16, DType::BF16, DType::F64}) {
+    const Sample sample = sampleOf(GetParam(), pairsFor(GetParam(), 3), dtype);
+    const Merged converted = must(mergeAll({sample.adapter}, converting()));
+    EXPECT_EQ(converted.plan.dialect, GetParam());
+    EXPECT_EQ(namesOf(converted.file).size(), namesOf(sample.adapter.file).size());
+    for (const std::string& name : namesOf(sample.adapter.file))
+      EXPECT_EQ(valuesOf(converted.file, name), valuesOf(sample.adapter.file, name)) << name;
+    const Catalogue before = catalogueOf(sample.adapter), after = catalogueOf(asAdapter(converted));
+    ASSERT_EQ(after.modules.size(), before.modules.size());
+    for (size_t m = 0; m < before.modules.size(); ++m) {
+      EXPECT_EQ(after.modules[m].path, before.modules[m].path);
+      EXPECT_EQ(after.modules[m].scale, before.modules[m].scale);
+      EXPECT_EQ(after.modules[m].a.shape, before.modules[m].a.shape);
+      EXPECT_EQ(after.modules[m].b.shape, before.modules[m].b.shape);
+    }
+  }
+}
+
+TEST_P(EveryDialect, HoldsAMergeOfItsOwn) {
+  Recipe recipe;
+  recipe.method = "cat";
+  recipe.weights = {0.5, -1};
+  const Sample first = sampleOf(GetParam(), pairsFor(GetParam(), 4)), second = sampleOf(GetParam(), pairsFor(GetParam(), 5));
+  const TestAdapter merged = asAdapter(must(mergeAll({first.adapter, second.adapter}, recipe)));
+  EXPECT_EQ(catalogueOf(merged).dialect, GetParam());
+  for (size_t i = 0; i < first.pairs.size(); ++i) {
+    std::vector<double> sum = delta(first.pairs[i], 0.5 * kScale);
+    const std::vector<double> other = delta(second.pairs[i], -kScale);
+    for (size_t j = 0; j < sum.size(); ++j) sum[j] += other[j];
+    EXPECT_LT(relativeDistance(deltaOf(merged, first.pairs[i].path), sum), 1e-6);
+  }
+}
+
+}  // namespace
+}  // namespace lego::testing
