@@ -546,7 +546,7 @@ TEST(DiffusionNames, ShapesThatAreNotFlux1sGiveNothing) {
   const char* qkv = "double_blocks.0.img_attn.qkv";
   EXPECT_EQ(fromOriginal(qkv, 16, 48).size(), 3u);
   for (const auto& [in, out] :
-       {std::pair<uint64_t, uint64_t>{16, 47}, {16, 51}, {0, 48}, {16, 0}, {0, 0}, {48, 48}})
+       {std::pair<uint64_t, uint64_t>{16, 47}, {16, 49}, {16, 51}, {0, 48}, {16, 0}, {0, 0}, {48, 48}})
     EXPECT_TRUE(fromOriginal(qkv, in, out).empty()) << in << " " << out;
   // Flux.2: a gated feed forward of three times the width, 2 x 3 in one; linear1 3 + 6.
   EXPECT_TRUE(fromOriginal("double_blocks.0.img_mlp.0", 6144, 36864).empty());
