@@ -71,8 +71,8 @@ struct Catalogue {
   Dialect dialect = Dialect::Peft;
   std::string reason;  ///< how the dialect was told, for people
   AdapterInfo info;
-  std::vector<AdapterModule> modules;  ///< by path
-  std::vector<AlphaTensor> alphas;     ///< by place in the file; until they are read, scales are not final
+  std::vector<AdapterModule> modules;    ///< by path
+  std::vector<AlphaTensor> alphas;       ///< by place in the file; until they are read, scales are not final
   std::vector<Unsupported> unsupported;  ///< empty where the adapter can be merged without loss
   std::vector<std::string> notices;      ///< for people: what they should know about this adapter
   std::vector<std::pair<std::string, std::string>> metadata;  ///< of the tensor file

@@ -46,8 +46,9 @@ constexpr DialectInfo kDialects[] = {
      .hasOneRank = false},
     {.dialect = Dialect::Comfy,
      .name = "comfy",
-     .sentence = "ComfyUI and original names: one file, diffusion_model.double_blocks.0, with or without that "
-                 "prefix.",
+     .sentence =
+         "ComfyUI and original names: one file, diffusion_model.double_blocks.0, with or without that "
+         "prefix.",
      .naming = Naming::Diffusion,
      .tensorFile = "lora.safetensors",
      .configFile = nullptr,
@@ -126,7 +127,8 @@ constexpr Suffix kKohyaSuffixes[] = {
     {".lora_up.weight", Part::B},
     {".alpha", Part::Alpha},
 };
-// ComfyUI takes all of these (comfy/weight_adapter/lora.py); the second half are diffusers' middle and old ones.
+// ComfyUI takes all of these (comfy/weight_adapter/lora.py); the second half are diffusers' middle and old
+// ones.
 constexpr Suffix kDiffusionSuffixes[] = {
     {".lora_A.weight", Part::A},
     {".lora_B.weight", Part::B},
@@ -149,18 +151,18 @@ constexpr Suffix kControlSuffixes[] = {{".down", Part::A}, {".up", Part::B}};
 constexpr Suffix kMlxSuffixes[] = {{".lora_a", Part::A}, {".lora_b", Part::B}};
 
 constexpr std::string_view kPeftPrefixes[] = {"base_model.model."};
-constexpr std::string_view kKohyaPrefixes[] = {"lora_unet_",       "lora_te_",       "lora_te1_",     "lora_te2_",
-                                               "lora_te3_",        "lora_prior_unet_", "lora_prior_te_",
-                                               "lora_transformer_", "lora_controlnet_", "lycoris_"};
-constexpr std::string_view kDiffusersPrefixes[] = {"unet.",           "transformer.",    "transformer_2.",
-                                                   "text_encoder.",   "text_encoder_2.", "text_encoder_3.",
-                                                   "prior.",          "decoder.",        "controlnet."};
+constexpr std::string_view kKohyaPrefixes[] = {
+    "lora_unet_",       "lora_te_",       "lora_te1_",         "lora_te2_",        "lora_te3_",
+    "lora_prior_unet_", "lora_prior_te_", "lora_transformer_", "lora_controlnet_", "lycoris_"};
+constexpr std::string_view kDiffusersPrefixes[] = {"unet.",         "transformer.",    "transformer_2.",
+                                                   "text_encoder.", "text_encoder_2.", "text_encoder_3.",
+                                                   "prior.",        "decoder.",        "controlnet."};
 // The blocks of SGM's UNet and of Flux, for files without ComfyUI's prefix.
 constexpr std::string_view kComfyPrefixes[] = {"diffusion_model.", "text_encoders.", "double_blocks.",
                                                "single_blocks.",   "input_blocks.",  "middle_block.",
                                                "output_blocks."};
-constexpr std::string_view kControlPrefixes[] = {"input_blocks.", "middle_block.", "time_embed.", "label_emb.",
-                                                 "input_hint_block.", "zero_convs."};
+constexpr std::string_view kControlPrefixes[] = {"input_blocks.", "middle_block.",     "time_embed.",
+                                                 "label_emb.",    "input_hint_block.", "zero_convs."};
 
 Grammar grammarOf(Dialect dialect) {
   switch (dialect) {
@@ -175,12 +177,15 @@ Grammar grammarOf(Dialect dialect) {
   return {};
 }
 
-bool contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
+bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
 
 /// `key`: up to the suffix .down.weight or .up.weight.
 bool isXLabs(std::string_view key) {
   const std::string_view name = key.substr(key.rfind('.') + 1);
-  constexpr std::array kNames = {"qkv_lora1", "qkv_lora2", "proj_lora1", "proj_lora2", "qkv_lora", "proj_lora"};
+  constexpr std::array kNames = {"qkv_lora1",  "qkv_lora2", "proj_lora1",
+                                 "proj_lora2", "qkv_lora",  "proj_lora"};
   return contains(key, ".processor.") && std::ranges::find(kNames, name) != kNames.end();
 }
 
@@ -190,7 +195,8 @@ bool isXLabs(std::string_view key) {
 std::string currentPath(std::string path) {
   constexpr std::string_view kProcessor = ".processor.";
   const bool isText = path.starts_with("text_encoder");
-  if (const size_t at = path.find(kProcessor); at != std::string::npos) path.replace(at, kProcessor.size(), ".");
+  if (const size_t at = path.find(kProcessor); at != std::string::npos)
+    path.replace(at, kProcessor.size(), ".");
   const size_t dot = path.rfind('.');
   if (dot == std::string::npos) return path;
   const std::string name = path.substr(dot + 1);
@@ -226,13 +232,15 @@ const DialectInfo& infoOf(Dialect dialect) {
 }
 
 std::optional<Dialect> dialectOf(std::string_view name) {
-  const auto found = std::ranges::find(kDialects, name, [](const DialectInfo& info) { return std::string_view(info.name); });
+  const auto found =
+      std::ranges::find(kDialects, name, [](const DialectInfo& info) { return std::string_view(info.name); });
   return found == std::end(kDialects) ? std::nullopt : std::optional(found->dialect);
 }
 
 std::optional<Key> parseKey(Dialect dialect, std::string_view name) {
   const Grammar grammar = grammarOf(dialect);
-  const auto prefix = std::ranges::find_if(grammar.prefixes, [&](std::string_view text) { return name.starts_with(text); });
+  const auto prefix =
+      std::ranges::find_if(grammar.prefixes, [&](std::string_view text) { return name.starts_with(text); });
   if (prefix == grammar.prefixes.end() && !grammar.prefixes.empty()) return std::nullopt;
   const size_t cut = grammar.prefixes.empty() ? 0 : prefix->size();
   for (const Suffix& suffix : grammar.suffixes) {
@@ -242,7 +250,8 @@ std::optional<Key> parseKey(Dialect dialect, std::string_view name) {
     if (!fits(dialect, path, name)) continue;
     if (!grammar.prefixIsPath) path = path.substr(cut);
     const bool isDiffusers = dialect == Dialect::Diffusers;
-    return Key{isDiffusers ? currentPath(std::string(path)) : std::string(path), suffix.part, suffix.isEmbedding};
+    return Key{isDiffusers ? currentPath(std::string(path)) : std::string(path), suffix.part,
+               suffix.isEmbedding};
   }
   return std::nullopt;
 }

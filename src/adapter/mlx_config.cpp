@@ -27,7 +27,8 @@ Result<Config> readConfig(const Json& json) {
   }
   if (type == "dora") config.unsupported.push_back({{}, "DoRA: its magnitudes need the base model's norms"});
   if (type != "lora" && type != "dora")
-    return Error{Code::unsupportedAdapter, "its fine_tune_type is " + shownName(type) + ", not lora", {}, {}, {}};
+    return Error{
+        Code::unsupportedAdapter, "its fine_tune_type is " + shownName(type) + ", not lora", {}, {}, {}};
   return config;
 }
 

@@ -23,8 +23,8 @@ bool isConfig(const Json& json);
 /// Errors: bad_config, unsupported_adapter (weights trained in full).
 Result<Config> readConfig(const Json& json);
 
-/// The config of an adapter with modules `paths`. All of them have `rank` and `scale`, because MLX makes every
-/// pair with those that stand here.
+/// The config of an adapter with modules `paths`. All of them have `rank` and `scale`, because MLX makes
+/// every pair with those that stand here.
 std::string writeConfig(const std::string& model, std::span<const std::string> paths, uint64_t rank,
                         double scale);
 

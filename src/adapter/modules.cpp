@@ -39,7 +39,8 @@ struct Parts {
 /// Where a dialect's keys do not tell embeddings from linear layers, their names do.
 bool namesEmbedding(std::string_view path) {
   const std::string_view name = path.substr(path.rfind('.') + 1);
-  constexpr std::string_view kNames[] = {"embed_tokens", "wte", "wpe", "tok_embeddings", "word_embeddings", "embed_in"};
+  constexpr std::string_view kNames[] = {"embed_tokens",    "wte",     "wpe", "tok_embeddings",
+                                         "word_embeddings", "embed_in"};
   return std::ranges::find(kNames, name) != std::end(kNames);
 }
 
@@ -113,7 +114,8 @@ Result<AdapterModule> moduleOf(const std::string& path, const Parts& parts, cons
 
 Status checkAlpha(const TensorInfo& alpha) {
   if (product(alpha.shape, 0) != 1)
-    return fail(Code::shapeMismatch, "an alpha of shape " + shapeText(alpha.shape) + " is no single number", alpha.name);
+    return fail(Code::shapeMismatch, "an alpha of shape " + shapeText(alpha.shape) + " is no single number",
+                alpha.name);
   return checkDtype(alpha);
 }
 
@@ -169,7 +171,8 @@ Status setAlphas(Catalogue& catalogue, std::span<const double> values) {
     const auto& [index, tensor] = catalogue.alphas[i];
     // Tools disagree about zero: sd-scripts takes the rank in its place, others a scale of zero.
     if (!std::isfinite(values[i]) || values[i] == 0)
-      return fail(Code::badAlpha, "an alpha of " + std::to_string(values[i]) + " gives no scale", tensor.name);
+      return fail(Code::badAlpha, "an alpha of " + std::to_string(values[i]) + " gives no scale",
+                  tensor.name);
     AdapterModule& module = catalogue.modules[index];
     module.alpha = values[i];
     module.scale = module.alpha / static_cast<double>(module.rank);

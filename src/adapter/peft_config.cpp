@@ -171,7 +171,8 @@ Json commonNumber(const std::vector<ModuleNumber>& modules) {
 
 /// The modules that need an entry of their own, in an order in which each path meets its own entry first:
 /// those whose number is not `common`, and those that an entry for another would catch.
-std::vector<const ModuleNumber*> patternEntries(const std::vector<ModuleNumber>& modules, const Json& common) {
+std::vector<const ModuleNumber*> patternEntries(const std::vector<ModuleNumber>& modules,
+                                                const Json& common) {
   std::vector<const ModuleNumber*> odd, entries;
   for (const auto& module : modules) {
     if (module.number != common) odd.push_back(&module);
@@ -188,8 +189,8 @@ std::vector<const ModuleNumber*> patternEntries(const std::vector<ModuleNumber>&
 Json patternsOf(const std::vector<ModuleNumber>& modules, const Json& common) {
   const auto entries = patternEntries(modules, common);
   const bool misleading = std::ranges::any_of(entries, [&](const ModuleNumber* module) {
-    const auto first = std::ranges::find_if(
-        entries, [&](auto* entry) { return keyMatches(*entry->path, *module->path); });
+    const auto first =
+        std::ranges::find_if(entries, [&](auto* entry) { return keyMatches(*entry->path, *module->path); });
     return *first != module && (*first)->number != module->number;
   });
   Json patterns = Json::object();
@@ -200,7 +201,8 @@ Json patternsOf(const std::vector<ModuleNumber>& modules, const Json& common) {
 /// 8 rather than 8.0, as PEFT's own configs have it.
 Json shortNumber(double value) {
   constexpr double kExact = 9007199254740992;  // 2^53
-  return value == std::floor(value) && std::abs(value) < kExact ? Json(static_cast<int64_t>(value)) : Json(value);
+  return value == std::floor(value) && std::abs(value) < kExact ? Json(static_cast<int64_t>(value))
+                                                                : Json(value);
 }
 
 }  // namespace
@@ -244,6 +246,8 @@ Json mergedConfig(const AdapterInfo& info, const std::vector<MergedRank>& module
   return config;
 }
 
-std::string textOf(const Json& config) { return config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
+std::string textOf(const Json& config) {
+  return config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
 
 }  // namespace lego::peft

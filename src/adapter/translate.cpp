@@ -1,18 +1,126 @@
 #include "adapter/translate.h"
 
+#include <algorithm>
+
 #include "adapter/dialect.h"
 
 namespace lego {
+namespace {
 
-Result<std::vector<AdapterModule>> canonicalModules(const Catalogue& catalogue) {
-  if (infoOf(catalogue.dialect).naming == Naming::Transformers || catalogue.dialect == Dialect::Diffusers)
-    return catalogue.modules;
-  return Error{Code::mixedDialects, "no table has the module", {}, catalogue.modules.front().a.name, {}};
+constexpr std::string_view kComfyPrefix = "diffusion_model.";
+constexpr std::string_view kComfyText = "text_encoders.";
+
+Error fail(Code code, std::string detail, const std::string& tensor) {
+  return {code, std::move(detail), {}, tensor, {}};
 }
 
-std::optional<std::string> nameIn(Dialect dialect, const std::string& canonical) {
+/// XLabs' processors as the layers that they belong to, under their original names: 1 is the image's stream,
+/// 2 the text's. In single blocks q, k and v are only the first rows of the fused layer, and are named one by
+/// one. Source: diffusers loaders/lora_conversion_utils.py, _convert_xlabs_flux_lora_to_diffusers.
+std::vector<CanonicalPart> fromXLabs(std::string_view path, uint64_t in, uint64_t out) {
+  if (path.starts_with(kComfyPrefix)) path.remove_prefix(kComfyPrefix.size());
+  constexpr std::string_view kProcessor = ".processor.";
+  const size_t at = path.find(kProcessor);
+  if (at == std::string_view::npos) return {};
+  const std::string block(path.substr(0, at));
+  const std::string_view name = path.substr(at + kProcessor.size());
+  const auto layer = [&](const char* original) { return fromOriginal(block + original, in, out); };
+  if (name == "qkv_lora1") return layer(".img_attn.qkv");
+  if (name == "qkv_lora2") return layer(".txt_attn.qkv");
+  if (name == "proj_lora1") return layer(".img_attn.proj");
+  if (name == "proj_lora2") return layer(".txt_attn.proj");
+  if (name == "proj_lora") return layer(".linear2");
+  if (name != "qkv_lora" || out != 3 * in) return {};
+  // The whole of the fused layer is q, k, v and the first layer of the block's network, 4 times as wide.
+  auto parts = fromOriginal(block + ".linear1", in, 7 * in);
+  if (parts.size() > 3) parts.resize(3);
+  return parts;
+}
+
+std::vector<CanonicalPart> partsOf(Dialect dialect, const AdapterModule& module) {
+  std::string_view path = module.path;
+  switch (dialect) {
+    case Dialect::Kohya: return fromKohya(path, module.in, module.out);
+    case Dialect::XLabs: return fromXLabs(path, module.in, module.out);
+    case Dialect::Comfy:
+      if (path.starts_with(kComfyPrefix)) path.remove_prefix(kComfyPrefix.size());
+      return fromOriginal(path, module.in, module.out);
+    default: return {{module.path, 0, module.out, 0}};
+  }
+}
+
+/// Rows of B, which lie one after the other, with the whole of A.
+AdapterModule sliceOf(const AdapterModule& module, const CanonicalPart& part) {
+  AdapterModule slice = module;
+  slice.path = part.path;
+  slice.out = part.rows;
+  const uint64_t bytesOfRow = (module.b.end - module.b.begin) / module.out;
+  slice.b.shape[0] = part.rows;
+  slice.b.begin = module.b.begin + part.rowBegin * bytesOfRow;
+  slice.b.end = slice.b.begin + part.rows * bytesOfRow;
+  return slice;
+}
+
+}  // namespace
+
+Result<CanonicalModules> canonicalModules(const Catalogue& catalogue) {
+  CanonicalModules result;
+  for (const DiffusionFamily family : kDiffusionFamilies) result.families |= setOf(family);
+  if (infoOf(catalogue.dialect).naming == Naming::Transformers) {
+    result.modules = catalogue.modules;
+    return result;
+  }
+  for (const AdapterModule& module : catalogue.modules) {
+    const auto parts = partsOf(catalogue.dialect, module);
+    const bool isKnown = catalogue.dialect != Dialect::ControlLora && !parts.empty();
+    if (!isKnown) {
+      return fail(
+          Code::mixedDialects,
+          "the module " + shownName(module.path) +
+              " is in no table of names (SD 1 and 2, SDXL, Flux), so it cannot be known what it is called "
+              "in another dialect",
+          module.a.name);
+    }
+    for (const CanonicalPart& part : parts) {
+      if (part.canonicalRow != 0) {
+        return fail(Code::mixedDialects,
+                    "the rows of module " + shownName(module.path) + " stand in another order in diffusers",
+                    module.b.name);
+      }
+      result.families &= familiesOf(part.path, module.in);
+      result.modules.push_back(sliceOf(module, part));
+    }
+    if (result.families == 0) {
+      return fail(
+          Code::mixedDialects,
+          "the module " + shownName(module.path) +
+              " and those before it are of no one model that the tables have (SD 1 and 2, SDXL, Flux)",
+          module.a.name);
+    }
+  }
+  std::ranges::sort(result.modules, {}, &AdapterModule::path);
+  for (size_t i = 1; i < result.modules.size(); ++i) {
+    const AdapterModule &module = result.modules[i], &before = result.modules[i - 1];
+    if (module.path == before.path)
+      return fail(Code::duplicateModule, "its module is also that of tensor " + shownName(before.a.name),
+                  module.a.name);
+  }
+  return result;
+}
+
+std::optional<std::string> nameIn(Dialect dialect, const std::string& canonical, DiffusionFamilies families) {
   if (infoOf(dialect).naming == Naming::Transformers || dialect == Dialect::Diffusers) return canonical;
-  return std::nullopt;
+  if (dialect != Dialect::Kohya && dialect != Dialect::Comfy) return std::nullopt;
+  std::optional<std::string> common;
+  for (const DiffusionFamily family : kDiffusionFamilies) {
+    if ((families & setOf(family)) == 0) continue;
+    auto name = dialect == Dialect::Kohya ? toKohya(canonical, family) : toOriginal(canonical, family);
+    if (!name || (common && *common != *name)) return std::nullopt;
+    common = std::move(name);
+  }
+  if (common && dialect == Dialect::Comfy && !common->starts_with(kComfyText))
+    common->insert(0, kComfyPrefix);
+  return common;
 }
 
 }  // namespace lego

@@ -1,5 +1,5 @@
-// Modules under names that mean the same in every dialect: those of transformers for language models, those of
-// diffusers for image models.
+// Modules under names that mean the same in every dialect: those of transformers for language models, those
+// of diffusers for image models.
 #pragma once
 
 #include <optional>
@@ -7,16 +7,25 @@
 #include <vector>
 
 #include "adapter/catalogue.h"
+#include "adapter/diffusion_names.h"
 #include "base/result.h"
 
 namespace lego {
 
-/// The catalogue's modules under canonical names. A module that is several canonical ones (Flux's fused q, k
-/// and v) becomes as many: they share A, and each has its rows of B. Errors: mixed_dialects, for a module
-/// whose name no table has.
-Result<std::vector<AdapterModule>> canonicalModules(const Catalogue& catalogue);
+/// An adapter's modules under canonical names.
+struct CanonicalModules {
+  std::vector<AdapterModule> modules;  ///< by path
+  /// Image models that have all of these modules; all families for an adapter of a language model.
+  DiffusionFamilies families = 0;
+};
 
-/// A canonical name as `dialect` has it; nothing where it has none.
-std::optional<std::string> nameIn(Dialect dialect, const std::string& canonical);
+/// A module that is several canonical ones (Flux's fused q, k and v) becomes as many: they share A, and each
+/// has its rows of B. Errors: mixed_dialects, for a module whose name no table has, and where the modules
+/// belong to no one model; duplicate_module.
+Result<CanonicalModules> canonicalModules(const Catalogue& catalogue);
+
+/// A canonical name as `dialect` has it in each of the families; nothing where it has none, or where the
+/// families disagree.
+std::optional<std::string> nameIn(Dialect dialect, const std::string& canonical, DiffusionFamilies families);
 
 }  // namespace lego

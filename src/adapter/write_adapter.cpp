@@ -16,7 +16,8 @@ namespace {
 template <typename Value>
 std::string commonText(std::span<const MergedModule> modules, Value value) {
   const auto first = value(modules.front());
-  const bool equal = std::ranges::all_of(modules, [&](const MergedModule& module) { return value(module) == first; });
+  const bool equal =
+      std::ranges::all_of(modules, [&](const MergedModule& module) { return value(module) == first; });
   return equal ? Json(first).dump() : "Dynamic";
 }
 
@@ -26,7 +27,8 @@ std::string diffusersConfigs(const AdapterInfo& info, std::span<const MergedModu
   std::map<std::string, std::vector<peft::MergedRank>> components;
   for (const MergedModule& module : modules) {
     const size_t dot = module.path.find('.');
-    components[module.path.substr(0, dot)].push_back({module.path.substr(dot + 1), module.rank, module.alpha()});
+    components[module.path.substr(0, dot)].push_back(
+        {module.path.substr(dot + 1), module.rank, module.alpha()});
   }
   Json packed = Json::object();
   for (const auto& [component, ranks] : components) {
@@ -38,8 +40,9 @@ std::string diffusersConfigs(const AdapterInfo& info, std::span<const MergedModu
 
 /// Whether an entry says something that a merge makes untrue.
 bool isOutdated(std::string_view key) {
-  constexpr std::string_view kKeys[] = {"format", "lora_lego", "lora_adapter_metadata", "modelspec.hash_sha256",
-                                        "modelspec.date", "modelspec.thumbnail", "ss_session_id"};
+  constexpr std::string_view kKeys[] = {
+      "format",         "lora_lego",           "lora_adapter_metadata", "modelspec.hash_sha256",
+      "modelspec.date", "modelspec.thumbnail", "ss_session_id"};
   return std::ranges::find(kKeys, key) != std::end(kKeys) || key.starts_with("sshs_") ||
          key.starts_with("ss_network_");
 }
@@ -55,7 +58,8 @@ std::optional<std::string> addedTags(const std::string& first, const std::string
     if (!own.is_object() || !tags.is_object()) return std::nullopt;
     for (const auto& [tag, count] : tags.items()) {
       if (!count.is_number_unsigned()) return std::nullopt;
-      const uint64_t before = own.contains(tag) && own[tag].is_number_unsigned() ? own[tag].get<uint64_t>() : 0;
+      const uint64_t before =
+          own.contains(tag) && own[tag].is_number_unsigned() ? own[tag].get<uint64_t>() : 0;
       own[tag] = before + count.get<uint64_t>();
     }
   }
@@ -63,7 +67,8 @@ std::optional<std::string> addedTags(const std::string& first, const std::string
 }
 
 /// What two files' values of one key become; nothing where only one of them could be kept.
-std::optional<std::string> unitedValue(std::string_view key, const std::string& first, const std::string& second) {
+std::optional<std::string> unitedValue(std::string_view key, const std::string& first,
+                                       const std::string& second) {
   if (first == second) return first;
   if (key == "ss_tag_frequency") return addedTags(first, second);
   if (key == "modelspec.trigger_phrase") return first + ", " + second;
@@ -79,8 +84,8 @@ Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind) 
   if (fits) return {};
   return Error{Code::badFormat,
                "the module " + shownName(path) + " is " +
-                   (kind == ModuleKind::Embedding ? "an embedding" : "a convolution") + ", which the format " +
-                   info.name + " cannot hold",
+                   (kind == ModuleKind::Embedding ? "an embedding" : "a convolution") +
+                   ", which the format " + info.name + " cannot hold",
                {},
                {},
                {}};
@@ -120,11 +125,14 @@ std::string configOf(Dialect dialect, const AdapterInfo& info, std::span<const M
 Metadata formatMetadata(Dialect dialect, const AdapterInfo& info, std::span<const MergedModule> modules) {
   if (dialect == Dialect::Mlx) return {{"format", "mlx"}};
   Metadata metadata = {{"format", "pt"}};
-  if (dialect == Dialect::Diffusers) metadata.emplace_back("lora_adapter_metadata", diffusersConfigs(info, modules));
+  if (dialect == Dialect::Diffusers)
+    metadata.emplace_back("lora_adapter_metadata", diffusersConfigs(info, modules));
   if (dialect == Dialect::Kohya) {
     metadata.emplace_back("ss_network_module", "networks.lora");
-    metadata.emplace_back("ss_network_dim", commonText(modules, [](const auto& module) { return module.rank; }));
-    metadata.emplace_back("ss_network_alpha", commonText(modules, [](const auto& module) { return module.alpha(); }));
+    metadata.emplace_back("ss_network_dim",
+                          commonText(modules, [](const auto& module) { return module.rank; }));
+    metadata.emplace_back("ss_network_alpha",
+                          commonText(modules, [](const auto& module) { return module.alpha(); }));
   }
   return metadata;
 }
@@ -136,7 +144,8 @@ Metadata uniteMetadata(std::span<const Metadata* const> files) {
     if (isOutdated(key)) continue;
     std::optional<std::string> common = value;
     for (const Metadata* other : files.subspan(1)) {
-      const auto same = std::ranges::find(*other, key, [](const auto& entry) -> const std::string& { return entry.first; });
+      const auto same =
+          std::ranges::find(*other, key, [](const auto& entry) -> const std::string& { return entry.first; });
       common = same != other->end() && common ? unitedValue(key, *common, same->second) : std::nullopt;
     }
     if (common) united.emplace_back(key, std::move(*common));

@@ -139,7 +139,8 @@ Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const Adapter
   std::vector<MergedModule> merged;
   for (PlannedModule& module : plan.modules) {
     module.written = dialect.hasOneRank ? largest : module.rank;
-    merged.push_back({module.name, module.kind, module.in, module.out, module.kernel, module.written, module.scale});
+    merged.push_back(
+        {module.name, module.kind, module.in, module.out, module.kernel, module.written, module.scale});
   }
   Header header;
   if (dialect.alphaTensors) {
@@ -156,7 +157,8 @@ Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const Adapter
   }
   header.metadata = formatMetadata(plan.dialect, info, merged);
   if (plan.recipe.metadata) {
-    for (auto& entry : uniteMetadata(metadataOf(adapters, plan.modules))) header.metadata.push_back(std::move(entry));
+    for (auto& entry : uniteMetadata(metadataOf(adapters, plan.modules)))
+      header.metadata.push_back(std::move(entry));
     header.metadata.emplace_back("lora_lego", provenance(plan, weights));
   }
   auto bytes = safetensors::writeHeader(header);
@@ -168,7 +170,8 @@ Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const Adapter
     fromFloat(header.tensors[i].dtype, &alpha, 1, value);
     plan.header.append(reinterpret_cast<const char*>(value), bitsOf(header.tensors[i].dtype) / 8);
   }
-  plan.constants.assign(header.tensors.begin(), header.tensors.begin() + static_cast<std::ptrdiff_t>(constants));
+  plan.constants.assign(header.tensors.begin(),
+                        header.tensors.begin() + static_cast<std::ptrdiff_t>(constants));
   for (size_t i = 0; i < plan.modules.size(); ++i) {
     plan.modules[i].a = std::move(header.tensors[constants + 2 * i]);
     plan.modules[i].b = std::move(header.tensors[constants + 2 * i + 1]);

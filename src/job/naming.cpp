@@ -1,10 +1,9 @@
 #include "job/naming.h"
 
-#include <algorithm>
 #include <set>
 
 #include "adapter/dialect.h"
-#include "adapter/translate.h"
+#include "job/unite.h"
 
 namespace lego {
 namespace {
@@ -13,7 +12,8 @@ Error fail(Code code, std::string detail) { return {code, std::move(detail), {},
 
 std::string listed(const std::set<Dialect>& dialects) {
   std::string text;
-  for (const Dialect dialect : dialects) text += (text.empty() ? "" : ", ") + std::string(infoOf(dialect).name);
+  for (const Dialect dialect : dialects)
+    text += (text.empty() ? "" : ", ") + std::string(infoOf(dialect).name);
   return text;
 }
 
@@ -26,9 +26,9 @@ Dialect canonicalDialect(Naming naming) {
 
 Result<std::string> NamedModules::writtenName(const std::string& path) const {
   if (areNative) return path;
-  if (auto name = nameIn(dialect, path)) return std::move(*name);
-  return fail(Code::badFormat, "the module " + shownName(path) + " has no known name in the format " +
-                                   infoOf(dialect).name);
+  if (auto name = nameIn(dialect, path, families)) return std::move(*name);
+  return fail(Code::badFormat,
+              "the module " + shownName(path) + " has no known name in the format " + infoOf(dialect).name);
 }
 
 Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
@@ -40,8 +40,8 @@ Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Re
     namings.insert(infoOf(adapter.catalogue.dialect).naming);
   }
   if (namings.size() > 1) {
-    return fail(Code::mixedDialects, "adapters of language models and of image models cannot be merged: " +
-                                         listed(given));
+    return fail(Code::mixedDialects,
+                "adapters of language models and of image models cannot be merged: " + listed(given));
   }
   NamedModules named;
   named.dialect = given.size() == 1 ? *given.begin() : canonicalDialect(*namings.begin());
@@ -54,8 +54,8 @@ Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Re
     }
     named.dialect = *asked;
   } else if (given.size() > 1) {
-    notices.push_back("the adapters are of several dialects (" + listed(given) + "): the result is written as " +
-                      infoOf(named.dialect).name);
+    notices.push_back("the adapters are of several dialects (" + listed(given) +
+                      "): the result is written as " + infoOf(named.dialect).name);
   }
   named.areNative = given.size() == 1 && named.dialect == *given.begin();
   for (const AdapterFile& adapter : adapters) {
@@ -63,23 +63,16 @@ Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Re
       named.modules.push_back(adapter.catalogue.modules);
       continue;
     }
-    auto modules = canonicalModules(adapter.catalogue);
-    if (!modules) {
-      Error error = modules.error();
+    auto canonical = canonicalModules(adapter.catalogue);
+    if (!canonical) {
+      Error error = canonical.error();
       error.file = adapter.file;
       return error;
     }
-    std::ranges::sort(*modules, {}, &AdapterModule::path);
-    for (size_t i = 1; i < modules->size(); ++i) {
-      if ((*modules)[i - 1].path != (*modules)[i].path) continue;
-      return Error{Code::duplicateModule,
-                   "the module " + shownName((*modules)[i].path) + " is also that of tensor " +
-                       shownName((*modules)[i - 1].a.name),
-                   adapter.file,
-                   (*modules)[i].a.name,
-                   {}};
-    }
-    named.modules.push_back(std::move(*modules));
+    named.families = named.modules.empty() ? canonical->families : named.families & canonical->families;
+    if (named.families == 0)
+      return failAt(Code::mixedDialects, "the adapter is of another model than those before it", adapter, {});
+    named.modules.push_back(std::move(canonical->modules));
   }
   return named;
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "adapter/translate.h"
 #include "job/plan.h"
 
 namespace lego {
@@ -15,6 +16,7 @@ struct NamedModules {
   /// Whether the names are the dialect's own: where all adapters are of the dialect that is written.
   bool areNative = true;
   std::vector<std::vector<AdapterModule>> modules;  ///< for each adapter, by path
+  DiffusionFamilies families = 0;                   ///< where the names are canonical: models that have all
 
   /// A module's name in the result. Errors: bad_format.
   Result<std::string> writtenName(const std::string& path) const;

@@ -41,8 +41,8 @@ struct PlannedModule {
   std::vector<PlannedSource> sources;  ///< by adapter
   uint32_t units = 0;                  ///< P: sum of the sources' ranks
   uint32_t rank = 0;                   ///< k
-  uint32_t written = 0;                ///< ranks in the output: k, and zeros where the dialect wants equal ranks
-  double scale = 1;                    ///< of what is written: the output's delta is scale * B A
+  uint32_t written = 0;  ///< ranks in the output: k, and zeros where the dialect wants equal ranks
+  double scale = 1;      ///< of what is written: the output's delta is scale * B A
   uint64_t seed = 0;
   uint64_t inputBytes = 0;  ///< factor bytes of all sources
   TensorInfo a, b;          ///< what is written: keys, shapes, places in the output file
@@ -81,7 +81,7 @@ struct Plan {
   Recipe recipe;
   Options options;
   DType dtype = DType::F32;
-  Dialect dialect = Dialect::Peft;  ///< of the output
+  Dialect dialect = Dialect::Peft;     ///< of the output
   std::vector<PlannedModule> modules;  ///< in file order
   std::vector<PlannedGroup> groups;    ///< by their first module
   bool ranksAreKnown = true;           ///< false: the ranks are the most that may come out of a survey

@@ -144,8 +144,10 @@ Status packModule(const Kernels& kernels, const PlannedModule& module, ModuleUni
   factors.resize(module.written, 1.0f);
   const auto packA = transposed ? kernels.packColumns : kernels.packRows;
   const auto packB = transposed ? kernels.packRows : kernels.packColumns;
-  const uint32_t a = packA(module.a.dtype, units.mergedA, strideA, module.written, in, factors, output.a.data());
-  const uint32_t b = packB(module.b.dtype, units.mergedB, strideB, module.written, out, factors, output.b.data());
+  const uint32_t a =
+      packA(module.a.dtype, units.mergedA, strideA, module.written, in, factors, output.a.data());
+  const uint32_t b =
+      packB(module.b.dtype, units.mergedB, strideB, module.written, out, factors, output.b.data());
   if (Status fits = checkOverflow(module.a, a); !fits) return fits;
   return checkOverflow(module.b, b);
 }
@@ -177,8 +179,8 @@ Relation reordered(const Relation& relation, std::span<const size_t> order) {
 }
 
 /// The report in the users' numbering.
-ModuleReport describe(const Plan& plan, const PlannedModule& module, size_t adapters, const ModuleUnits& units,
-                      Outcome outcome) {
+ModuleReport describe(const Plan& plan, const PlannedModule& module, size_t adapters,
+                      const ModuleUnits& units, Outcome outcome) {
   const auto order = inputOrder(units);
   ModuleReport report;
   report.quality = measure(units.pool, outcome.grams, plan.recipe.scale);
@@ -189,7 +191,8 @@ ModuleReport describe(const Plan& plan, const PlannedModule& module, size_t adap
   report.quality.inputCosine = reordered(report.quality.inputCosine, order);
   for (uint32_t q = 0; q < module.rank; ++q)
     report.mergedNorm.push_back(
-        std::abs(module.scale) * std::sqrt(std::max(0.0, outcome.grams.ownA(q, q) * outcome.grams.ownB(q, q))));
+        std::abs(module.scale) *
+        std::sqrt(std::max(0.0, outcome.grams.ownA(q, q) * outcome.grams.ownB(q, q))));
   report.nearZero = std::move(outcome.nearZero);
   if (!outcome.clustering) return report;
   report.inertia = outcome.clustering->inertia;

@@ -69,13 +69,11 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
     planned.kernel = module.kernel;
   } else {
     const PlannedSource& first = planned.sources.front();
-    const bool embeddings =
-        (module.kind == ModuleKind::Embedding) == (planned.kind == ModuleKind::Embedding);
+    const bool embeddings = (module.kind == ModuleKind::Embedding) == (planned.kind == ModuleKind::Embedding);
     const bool sameA = embeddings && module.in == planned.in &&
                        std::ranges::equal(reach(module.kernel), reach(planned.kernel));
     if (!sameA || module.out != planned.out) {
-      const auto& [mine, other] =
-          sameA ? std::pair(&module.b, &first.b) : std::pair(&module.a, &first.a);
+      const auto& [mine, other] = sameA ? std::pair(&module.b, &first.b) : std::pair(&module.a, &first.a);
       return failAt(Code::shapeMismatch,
                     "has shape " + shapeText(*mine) + ", but " + shownName(adapters[first.adapter].file) +
                         " has " + shapeText(*other) + "; the adapters belong to different base models",
@@ -95,8 +93,8 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
                       std::to_string(limits::kPooledUnits),
                   adapters[adapter], module.a.name);
   }
-  planned.sources.push_back(
-      {adapter, module.a, module.b, module.transposed, 0, 0, static_cast<uint32_t>(module.rank), module.scale, weight});
+  planned.sources.push_back({adapter, module.a, module.b, module.transposed, 0, 0,
+                             static_cast<uint32_t>(module.rank), module.scale, weight});
   planned.units += static_cast<uint32_t>(module.rank);
   planned.inputBytes += (module.a.end - module.a.begin) + (module.b.end - module.b.begin);
   return {};

@@ -161,7 +161,7 @@ TEST(PeftConfig, WritesOneRank) {
   info.taskType = "CAUSAL_LM";
   info.fanInFanOut = true;
   info.targetSuffixes = {"q", "k"};
-  const std::string text = peft::textOf(peft::mergedConfig(info, {{"x.k", 8}, {"x.q", 8}}));
+  const std::string text = peft::textOf(peft::mergedConfig(info, {{"x.k", 8, 8}, {"x.q", 8, 8}}));
   const Json json = must(parseJson(text, Code::badConfig));
   EXPECT_EQ(json.at("r"), 8);
   EXPECT_EQ(json.at("lora_alpha"), 8);
@@ -185,7 +185,9 @@ TEST(PeftConfig, PatternsGiveEveryModuleItsRank) {
       {{"w(1)+", 4}, {"w1", 8}, {"w11", 8}, {"m[0]", 2}, {"m0", 8}},
   };
   for (const auto& modules : cases) {
-    const auto config = must(peft::readConfig(peft::mergedConfig({}, modules)));
+    std::vector<peft::MergedRank> merged = modules;
+    for (auto& module : merged) module.alpha = static_cast<double>(module.rank);
+    const auto config = must(peft::readConfig(peft::mergedConfig({}, merged)));
     for (const auto& module : modules) {
       EXPECT_EQ(config.rankOf(module.path), module.rank) << module.path;
       EXPECT_EQ(config.alphaOf(module.path), static_cast<double>(module.rank)) << module.path;

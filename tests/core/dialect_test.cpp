@@ -8,6 +8,7 @@
 #include <set>
 
 #include "adapter/read_adapter.h"
+#include "adapter/write_adapter.h"
 #include "core/fixtures.h"
 #include "format/safetensors.h"
 
@@ -53,7 +54,8 @@ Sample sampleOf(Dialect dialect, std::vector<Pair> pairs, DType dtype = DType::F
     };
     switch (dialect) {
       case Dialect::Peft:
-        plain("base_model.model." + pair.path + ".lora_A.weight", "base_model.model." + pair.path + ".lora_B.weight");
+        plain("base_model.model." + pair.path + ".lora_A.weight",
+              "base_model.model." + pair.path + ".lora_B.weight");
         config = R"({"peft_type":"LORA","r":4,"lora_alpha":8})";
         break;
       case Dialect::Kohya:
@@ -65,9 +67,12 @@ Sample sampleOf(Dialect dialect, std::vector<Pair> pairs, DType dtype = DType::F
       case Dialect::XLabs: folded(pair.path + ".down.weight", pair.path + ".up.weight"); break;
       case Dialect::ControlLora: folded(pair.path + ".down", pair.path + ".up"); break;
       case Dialect::Mlx:
-        tensors.push_back(matrix(pair.path + ".lora_a", dtype, pair.in, pair.rank, turned(pair.a, pair.rank, pair.in)));
-        tensors.push_back(matrix(pair.path + ".lora_b", dtype, pair.rank, pair.out, turned(pair.b, pair.out, pair.rank)));
-        config = R"({"fine_tune_type":"lora","num_layers":2,"lora_parameters":{"rank":4,"scale":2.0,"dropout":0.0}})";
+        tensors.push_back(
+            matrix(pair.path + ".lora_a", dtype, pair.in, pair.rank, turned(pair.a, pair.rank, pair.in)));
+        tensors.push_back(
+            matrix(pair.path + ".lora_b", dtype, pair.rank, pair.out, turned(pair.b, pair.out, pair.rank)));
+        config =
+            R"({"fine_tune_type":"lora","num_layers":2,"lora_parameters":{"rank":4,"scale":2.0,"dropout":0.0}})";
         break;
     }
   }
@@ -80,11 +85,16 @@ std::vector<std::string> pathsOf(Dialect dialect) {
   switch (dialect) {
     case Dialect::Peft:
     case Dialect::Mlx: return {"model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"};
-    case Dialect::Kohya: return {"lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_unet_down_blocks_0_attentions_0_proj_in"};
-    case Dialect::Diffusers: return {"text_encoder.text_model.encoder.layers.0.mlp.fc1", "unet.down_blocks.0.attentions.0.proj_in"};
-    case Dialect::Comfy: return {"diffusion_model.double_blocks.0.img_attn.qkv", "diffusion_model.single_blocks.1.linear2"};
-    case Dialect::XLabs: return {"double_blocks.0.processor.qkv_lora1", "single_blocks.3.processor.proj_lora"};
-    case Dialect::ControlLora: return {"input_blocks.1.1.proj_in", "middle_block.1.transformer_blocks.0.attn1.to_q"};
+    case Dialect::Kohya:
+      return {"lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_unet_down_blocks_0_attentions_0_proj_in"};
+    case Dialect::Diffusers:
+      return {"text_encoder.text_model.encoder.layers.0.mlp.fc1", "unet.down_blocks.0.attentions.0.proj_in"};
+    case Dialect::Comfy:
+      return {"diffusion_model.double_blocks.0.img_attn.qkv", "diffusion_model.single_blocks.1.linear2"};
+    case Dialect::XLabs:
+      return {"double_blocks.0.processor.qkv_lora1", "single_blocks.3.processor.proj_lora"};
+    case Dialect::ControlLora:
+      return {"input_blocks.1.1.proj_in", "middle_block.1.transformer_blocks.0.attn1.to_q"};
   }
   return {};
 }
@@ -119,7 +129,11 @@ std::vector<double> deltaOf(const TestAdapter& adapter, const std::string& path)
     ADD_FAILURE() << "no module " << path;
     return {};
   }
-  Pair pair{path, module->rank, module->in, module->out, valuesOf(adapter.file, module->a.name),
+  Pair pair{path,
+            module->rank,
+            module->in,
+            module->out,
+            valuesOf(adapter.file, module->a.name),
             valuesOf(adapter.file, module->b.name)};
   if (module->transposed) {
     pair.a = turned(pair.a, pair.in, pair.rank);
@@ -139,8 +153,7 @@ std::set<std::string> namesOf(std::span<const std::byte> file) {
 }
 
 class EveryDialect : public ::testing::TestWithParam<Dialect> {};
-INSTANTIATE_TEST_SUITE_P(Dialects, EveryDialect,
-                         ::testing::ValuesIn([] {
+INSTANTIATE_TEST_SUITE_P(Dialects, EveryDialect, ::testing::ValuesIn([] {
                            std::vector<Dialect> all;
                            for (const DialectInfo& info : dialects()) all.push_back(info.dialect);
                            return all;
@@ -184,7 +197,8 @@ TEST_P(EveryDialect, HoldsAMergeOfItsOwn) {
   Recipe recipe;
   recipe.method = "cat";
   recipe.weights = {0.5, -1};
-  const Sample first = sampleOf(GetParam(), pairsFor(GetParam(), 4)), second = sampleOf(GetParam(), pairsFor(GetParam(), 5));
+  const Sample first = sampleOf(GetParam(), pairsFor(GetParam(), 4)),
+               second = sampleOf(GetParam(), pairsFor(GetParam(), 5));
   const TestAdapter merged = asAdapter(must(mergeAll({first.adapter, second.adapter}, recipe)));
   EXPECT_EQ(catalogueOf(merged).dialect, GetParam());
   for (size_t i = 0; i < first.pairs.size(); ++i) {
@@ -193,6 +207,176 @@ TEST_P(EveryDialect, HoldsAMergeOfItsOwn) {
     for (size_t j = 0; j < sum.size(); ++j) sum[j] += other[j];
     EXPECT_LT(relativeDistance(deltaOf(merged, first.pairs[i].path), sum), 1e-6);
   }
+}
+
+/// What kohya trains of an SD1 text encoder and UNet, and the same modules as diffusers names them.
+std::vector<std::pair<std::string, std::string>> sdNames() {
+  return {{"lora_te_text_model_encoder_layers_0_mlp_fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"},
+          {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k",
+           "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"}};
+}
+
+TEST(MixedDialects, KohyaAndDiffusersGiveWhatEachOfThemGives) {
+  Random random(6);
+  std::vector<Pair> kohya, diffusers;
+  for (const auto& [flat, dotted] : sdNames()) {
+    kohya.push_back(randomPair(random, 4, 768, 320, flat));
+    diffusers.push_back(kohya.back());
+    diffusers.back().path = dotted;
+  }
+  const TestAdapter first = sampleOf(Dialect::Kohya, kohya).adapter;
+  const TestAdapter second = sampleOf(Dialect::Diffusers, diffusers).adapter;
+  Recipe recipe;
+  recipe.method = "svd";
+  recipe.weights = {1, 0.5};
+  const Merged mixed = must(mergeAll({first, second}, recipe));
+  EXPECT_EQ(mixed.plan.dialect, Dialect::Diffusers);
+  for (const Pair& pair : diffusers)
+    EXPECT_LT(relativeDistance(deltaOf(asAdapter(mixed), pair.path), delta(pair, 1.5 * kScale)), 1e-6);
+  recipe.format = "kohya";
+  const Merged asKohya = must(mergeAll({first, second}, recipe));
+  for (const Pair& pair : kohya)
+    EXPECT_LT(relativeDistance(deltaOf(asAdapter(asKohya), pair.path), delta(pair, 1.5 * kScale)), 1e-6);
+}
+
+TEST(MixedDialects, PeftAndMlxGiveWhatEachOfThemGives) {
+  const std::vector<Pair> pairs = pairsFor(Dialect::Peft, 7);
+  Recipe recipe;
+  recipe.method = "svd";
+  const Merged mixed =
+      must(mergeAll({sampleOf(Dialect::Peft, pairs).adapter, sampleOf(Dialect::Mlx, pairs).adapter}, recipe));
+  EXPECT_EQ(mixed.plan.dialect, Dialect::Peft);
+  for (const Pair& pair : pairs)
+    EXPECT_LT(relativeDistance(deltaOf(asAdapter(mixed), pair.path), delta(pair, 2 * kScale)), 1e-6);
+}
+
+/// Flux's fused q, k and v in kohya's naming, hidden size 8.
+TEST(MixedDialects, FusedModulesAreSplitExactly) {
+  Random random(8);
+  const Pair fused = randomPair(random, 4, 8, 24, "lora_unet_double_blocks_0_img_attn_qkv");
+  const TestAdapter adapter = sampleOf(Dialect::Kohya, {fused}).adapter;
+  const Merged split = must(mergeAll({adapter}, converting("diffusers")));
+  ASSERT_EQ(split.plan.modules.size(), 3u);
+  const std::vector<double> whole = delta(fused, kScale);
+  for (const auto& [name, first] : {std::pair{"to_q", 0u}, std::pair{"to_k", 8u}, std::pair{"to_v", 16u}}) {
+    const auto part = deltaOf(asAdapter(split), std::string("transformer.transformer_blocks.0.attn.") + name);
+    const std::vector<double> expected(whole.begin() + first * 8, whole.begin() + (first + 8) * 8);
+    EXPECT_LT(relativeDistance(part, expected), 1e-12) << name;
+  }
+}
+
+TEST(MixedDialects, ConvertingThereAndBackChangesNothing) {
+  const auto names = sdNames();
+  Random random(9);
+  std::vector<Pair> kohya;
+  for (const auto& [flat, dotted] : names) kohya.push_back(randomPair(random, 4, 768, 320, flat));
+  const std::vector<std::pair<Sample, const char*>> ways = {
+      {sampleOf(Dialect::Kohya, kohya, DType::F16), "diffusers"},
+      {sampleOf(Dialect::Peft, pairsFor(Dialect::Peft, 10), DType::BF16), "mlx"},
+      {sampleOf(Dialect::Mlx, pairsFor(Dialect::Mlx, 11), DType::F32), "peft"}};
+  for (const auto& [sample, other] : ways) {
+    const TestAdapter there = asAdapter(must(mergeAll({sample.adapter}, converting(other))));
+    EXPECT_EQ(catalogueOf(there).dialect, *dialectOf(other));
+    const TestAdapter back = asAdapter(must(mergeAll({there}, converting(infoOf(sample.dialect).name))));
+    for (const std::string& name : namesOf(sample.adapter.file))
+      EXPECT_EQ(valuesOf(back.file, name), valuesOf(sample.adapter.file, name)) << name;
+    for (const Pair& pair : sample.pairs)
+      EXPECT_EQ(deltaOf(back, pair.path), deltaOf(sample.adapter, pair.path)) << pair.path;
+  }
+}
+
+TEST(MixedDialects, WhatCannotBeTheSameModelIsRefused) {
+  const auto sample = [](Dialect dialect) { return sampleOf(dialect, pairsFor(dialect, 12)).adapter; };
+  const auto merged = [&](Dialect x, Dialect y) { return mergeAll({sample(x), sample(y)}, {}); };
+  expectCode(merged(Dialect::Peft, Dialect::Kohya), Code::mixedDialects);
+  expectCode(merged(Dialect::Diffusers, Dialect::ControlLora), Code::mixedDialects);
+  // A module that no table has.
+  Random random(13);
+  const auto unknown =
+      sampleOf(Dialect::Kohya, {randomPair(random, 4, 12, 9, "lora_unet_model_layers_0_self_attn_q_proj")});
+  const std::string text =
+      expectCode(mergeAll({unknown.adapter, sample(Dialect::Diffusers)}, {}), Code::mixedDialects);
+  EXPECT_NE(text.find("lora_unet_model_layers_0"), std::string::npos) << text;
+  expectCode(mergeAll({sample(Dialect::Peft)}, converting("kohya")), Code::badFormat);
+  expectCode(mergeAll({sample(Dialect::Peft)}, converting("zip")), Code::badFormat);
+}
+
+TEST(Dialects, OfOneFileAreNotMixed) {
+  Random random(14);
+  const Pair peft = randomPair(random, 4, 12, 9, "model.layers.0.self_attn.q_proj");
+  const Pair kohya = randomPair(random, 4, 12, 9, "lora_unet_x");
+  const TestAdapter both{
+      "both",
+      makeSafetensors({matrix("base_model.model.m.lora_A.weight", DType::F32, 4, 12, peft.a),
+                       matrix("base_model.model.m.lora_B.weight", DType::F32, 9, 4, peft.b),
+                       matrix("lora_unet_x.lora_down.weight", DType::F32, 4, 12, kohya.a),
+                       matrix("lora_unet_x.lora_up.weight", DType::F32, 9, 4, kohya.b)}),
+      R"({"peft_type":"LORA","r":4,"lora_alpha":8})"};
+  Session session(1);
+  const std::string text = expectCode(addTo(session, both), Code::ambiguousDialect);
+  EXPECT_NE(text.find("(kohya)"), std::string::npos) << text;
+  EXPECT_NE(text.find("(peft)"), std::string::npos) << text;
+}
+
+TEST(Dialects, OldNamesOfDiffusersAreThoseOfToday) {
+  const std::pair<const char*, const char*> names[] = {
+      {"unet.down_blocks.0.attn1.processor.to_q_lora.down.weight", "unet.down_blocks.0.attn1.to_q"},
+      {"unet.mid_block.attn2.processor.to_out_lora.down.weight", "unet.mid_block.attn2.to_out.0"},
+      {"unet.down_blocks.0.attn1.to_k.lora.down.weight", "unet.down_blocks.0.attn1.to_k"},
+      {"text_encoder.layers.0.self_attn.to_v_lora.down.weight", "text_encoder.layers.0.self_attn.v_proj"},
+      {"text_encoder.layers.0.self_attn.to_out_lora.down.weight", "text_encoder.layers.0.self_attn.out_proj"},
+      {"text_encoder_2.layers.0.q_proj.lora_linear_layer.down.weight", "text_encoder_2.layers.0.q_proj"},
+      {"transformer.blocks.0.attn.to_q.lora_A.weight", "transformer.blocks.0.attn.to_q"}};
+  for (const auto& [name, path] : names) {
+    const auto key = parseKey(Dialect::Diffusers, name);
+    ASSERT_TRUE(key) << name;
+    EXPECT_EQ(key->path, path);
+    EXPECT_EQ(key->part, Part::A);
+  }
+}
+
+TEST(Dialects, AlphasThatGiveNoScaleAreRefused) {
+  for (const float alpha : {0.0f, NAN, INFINITY}) {
+    Sample sample = sampleOf(Dialect::Kohya, pairsFor(Dialect::Kohya, 15));
+    sample.adapter.file =
+        makeSafetensors({matrix("lora_unet_x.lora_down.weight", DType::F32, 4, 12, sample.pairs[0].a),
+                         matrix("lora_unet_x.lora_up.weight", DType::F32, 9, 4, sample.pairs[0].b),
+                         {"lora_unet_x.alpha", DType::F32, {}, {alpha}}});
+    Session session(1);
+    expectCode(addTo(session, sample.adapter), Code::badAlpha);
+  }
+}
+
+TEST(Dialects, DiffusersOwnConfigGivesScales) {
+  Random random(16);
+  const Pair pair = randomPair(random, 4, 12, 9, "unet.a.to_q");
+  Header header;
+  header.metadata = {{"lora_adapter_metadata", R"({"unet.r":4,"unet.lora_alpha":12,"text_encoder.r":8})"}};
+  header.tensors = {{"unet.a.to_q.lora_A.weight", DType::F32, {4, 12}, 0, 0},
+                    {"unet.a.to_q.lora_B.weight", DType::F32, {9, 4}, 0, 0}};
+  EXPECT_EQ(must(readAdapter(header, {})).modules[0].scale, 3);
+  header.metadata[0].second = R"({"unet.r":8})";
+  expectCode(readAdapter(header, {}), Code::rankMismatch);
+  header.metadata[0].second = "{";
+  expectCode(readAdapter(header, {}), Code::badConfig);
+}
+
+TEST(Dialects, MetadataIsWhatTheInputsAgreeAbout) {
+  const Metadata first = {{"ss_base_model_version", "sdxl_base_v1-0"},
+                          {"ss_network_dim", "8"},
+                          {"sshs_model_hash", "12"},
+                          {"ss_tag_frequency", R"({"cats":{"cat":3,"red":1}})"},
+                          {"ss_seed", "1"},
+                          {"modelspec.trigger_phrase", "cat"}};
+  const Metadata second = {{"ss_base_model_version", "sdxl_base_v1-0"},
+                           {"ss_seed", "2"},
+                           {"ss_tag_frequency", R"({"cats":{"red":2},"dogs":{"dog":5}})"},
+                           {"modelspec.trigger_phrase", "dog"}};
+  const std::vector<const Metadata*> files = {&first, &second};
+  EXPECT_EQ(uniteMetadata(files),
+            (Metadata{{"ss_base_model_version", "sdxl_base_v1-0"},
+                      {"ss_tag_frequency", R"({"cats":{"cat":3,"red":3},"dogs":{"dog":5}})"},
+                      {"modelspec.trigger_phrase", "cat, dog"}}));
 }
 
 }  // namespace
