@@ -1,4 +1,5 @@
 import type { MergeResult } from 'lora-lego'
+import type { Factors } from '../runtime/minibench-gguf.mjs'
 
 export declare const tasks: readonly string[]
 /** Folders of the adapters, by kind and task. */
@@ -12,4 +13,6 @@ export declare class Minibench {
   static open(): Promise<Minibench>
   /** Percent of tokens and of whole sequences that are right, by task. */
   score(tensors: MergeResult['tensors'], options?: { scale?: number; kind?: 'test' | 'val'; of?: readonly string[] }): Promise<Score>
+  /** Log probabilities of all tokens after each token of a sequence, of the base alone or with an adapter. */
+  logProbabilities(ids: readonly number[], factors?: Factors): Promise<number[][]>
 }

@@ -22,6 +22,12 @@ async function readSequences(task, kind) {
   return { ids: new ort.Tensor('int64', ids, [prompts.length, length]), targets, start, length }
 }
 
+/** A factor of rank 1 that changes nothing; `shape` names the dimension that is the rank. */
+function zeros(shape) {
+  const numbers = shape.map(side => (typeof side === 'number' ? side : 1))
+  return { shape: numbers, values: new Float32Array(numbers.reduce((product, side) => product * side, 1)) }
+}
+
 export class Minibench {
   #session
   #sequences = new Map()
@@ -51,6 +57,27 @@ export class Minibench {
     const scores = {}
     for (const task of of) scores[task] = await this.#scoreTask(feeds, this.#sequences.get(`${task}.${kind}`))
     return scores
+  }
+
+  /**
+   * Natural logarithms of the probabilities of the next token after each token of one sequence: one row per position.
+   * `factors`: name of an input of the graph -> shape and values, scaling included; the base alone without.
+   */
+  async logProbabilities(ids, factors = new Map()) {
+    const feeds = { input_ids: new ort.Tensor('int64', BigInt64Array.from(ids, BigInt), [1, ids.length]) }
+    for (const { name, shape } of this.#session.inputMetadata) {
+      if (name === 'input_ids') continue
+      const factor = factors.get(name) ?? zeros(shape)
+      feeds[name] = new ort.Tensor('float32', factor.values, [...factor.shape])
+    }
+    const { logits } = await this.#session.run(feeds)
+    const vocabulary = logits.dims[2]
+    return ids.map((_, i) => {
+      const row = [...logits.data.subarray(i * vocabulary, (i + 1) * vocabulary)]
+      const largest = Math.max(...row)
+      const total = largest + Math.log(row.reduce((sum, logit) => sum + Math.exp(logit - largest), 0))
+      return row.map(logit => logit - total)
+    })
   }
 
   async #scoreTask(feeds, { ids, targets, start, length }) {

@@ -1,0 +1,95 @@
+// Adapters in a runtime that other people wrote: llama.cpp in Chromium, on the small trained model of tests/minibench.
+// onnxruntime-web, given the same model and factors, tells that what reads and writes GGUF here does so rightly; the
+// merged adapter must then do what llama.cpp itself makes of the inputs and their weights.
+
+import { readFile } from 'node:fs/promises'
+import { merge } from '../../dist/node/index.js'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { adapterSets, Minibench } from '../quality/minibench.mjs'
+import { adapterGguf, baseGguf, readPeft, readPeftFolder, stacked, textOf, type Factors } from '../runtime/minibench-gguf.mjs'
+import { generate, type Step } from '../runtime/wllama.js'
+
+const inputs = [
+  { task: 'add3', weight: 0.8 },
+  { task: 'rotl2', weight: 0.5 },
+]
+const weights = inputs.map(({ weight }) => weight)
+const promptsPerTask = 3
+/** As many as the tasks' answers have. */
+const length = 9
+
+/**
+ * The merged adapter under test: the inputs merged with `cat`, as a GGUF file to be used at scale 1. The library merges;
+ * the tests' own writer makes the file. A GGUF file that the library itself wrote would come in here, and only here.
+ */
+async function mergedGguf(): Promise<Uint8Array<ArrayBuffer>> {
+  const { files } = await merge(
+    inputs.map(({ task, weight }) => ({ source: adapterSets.plain(task), weight })),
+    { method: 'cat', dtype: 'f32' },
+  )
+  const bytes = async (name: string): Promise<Uint8Array> => new Uint8Array((await files.find(file => file.name === name)?.arrayBuffer()) ?? [])
+  return adapterGguf(readPeft(await bytes('adapter_model.safetensors'), JSON.parse(new TextDecoder().decode(await bytes('adapter_config.json')))))
+}
+
+async function prompts(task: string): Promise<number[][]> {
+  const { prompts } = JSON.parse(await readFile(`tests/minibench/eval/${task}.test.json`, 'utf8')) as { prompts: number[][] }
+  return prompts.slice(0, promptsPerTask)
+}
+
+/** Largest difference between two tables of log probabilities, which must have the same shape. */
+function difference(a: readonly (readonly number[])[], b: readonly (readonly number[])[]): number {
+  expect(a.map(row => row.length)).toEqual(b.map(row => row.length))
+  return Math.max(...a.flatMap((row, i) => row.map((value, j) => Math.abs(value - (b[i]?.[j] ?? NaN)))))
+}
+const rows = (steps: readonly Step[]): (readonly number[])[] => steps.map(({ logProbabilities }) => logProbabilities)
+const tokens = (steps: readonly Step[]): number[] => steps.map(({ token }) => token)
+
+describe('llama.cpp in Chromium', () => {
+  let bench: Minibench
+  let asked: number[][]
+  let adapters: Factors[]
+  /** What it generated for each prompt with the adapters at these scales: both inputs, the merged one. */
+  let base: Step[][]
+  let first: Step[][]
+  let weighted: Step[][]
+  let merged: Step[][]
+
+  beforeAll(async () => {
+    bench = await Minibench.open()
+    adapters = await Promise.all(inputs.map(({ task }) => readPeftFolder(adapterSets.plain(task))))
+    asked = (await Promise.all(inputs.map(({ task }) => prompts(task)))).flat()
+    const scales = [[0, 0, 0], [1, 0, 0], [...weights, 0], [0, 0, 1]]
+    const requests = scales.flatMap(scales => asked.map(ids => ({ prompt: textOf(ids), length, scales })))
+    const answers = await generate(await baseGguf(), [...adapters.map(adapterGguf), await mergedGguf()], requests)
+    ;[base, first, weighted, merged] = scales.map((_, i) => answers.slice(i * asked.length, (i + 1) * asked.length)) as [Step[][], Step[][], Step[][], Step[][]]
+  })
+
+  /** How far its log probabilities are from those of onnxruntime-web on the tokens that it generated. */
+  async function fromOnnx(answers: readonly Step[][], factors?: Factors): Promise<number> {
+    const differences: number[] = []
+    for (const [i, prompt] of asked.entries()) {
+      const steps = answers[i] ?? []
+      expect(steps.length).toBeGreaterThan(5)
+      const all = await bench.logProbabilities([...prompt, ...tokens(steps)], factors)
+      differences.push(difference(rows(steps), all.slice(prompt.length - 1, -1)))
+    }
+    return Math.max(...differences)
+  }
+
+  it('runs the base as onnxruntime-web does', async () => {
+    expect(await fromOnnx(base)).toBeLessThan(1e-4)
+  })
+
+  it('adds an adapter, and weighted adapters, as onnxruntime-web does', async () => {
+    expect(await fromOnnx(first, adapters[0])).toBeLessThan(1e-4)
+    expect(await fromOnnx(weighted, stacked(adapters, weights))).toBeLessThan(1e-4)
+    // Neither of which would show if adapters did nothing.
+    expect(await fromOnnx(first)).toBeGreaterThan(1)
+    expect(await fromOnnx(weighted)).toBeGreaterThan(1)
+  })
+
+  it('does with our merged adapter what it does with the inputs at their weights', () => {
+    expect(merged.map(tokens)).toEqual(weighted.map(tokens))
+    for (const [i, steps] of merged.entries()) expect(difference(rows(steps), rows(weighted[i] ?? []))).toBeLessThan(1e-4)
+  })
+})
