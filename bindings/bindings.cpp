@@ -34,29 +34,15 @@ class SessionHandle {
 
   /// `header`: the first headerSize() bytes of the file. `config`: the bytes of adapter_config.json.
   AdapterValue addAdapter(const OpenValue& files, const std::string& header, const std::string& config) {
-    AdapterValue value;
-    const Status added =
+    return opened(
         session_.addAdapter({files.label, files.file, files.configFile}, std::as_bytes(std::span(header)),
                             static_cast<uint64_t>(files.fileSize),
-                            files.hasConfig ? std::optional<std::string_view>(config) : std::nullopt);
-    if (!added) {
-      value.error = valueOf(added.error());
-      return value;
-    }
-    const AdapterFile& adapter = session_.adapters().back();
-    value.label = adapter.label;
-    value.baseModel = adapter.catalogue.info.baseModel;
-    value.taskType = adapter.catalogue.info.taskType;
-    value.notices = adapter.catalogue.notices;
-    for (const AdapterModule& module : adapter.catalogue.modules) {
-      value.modules.push_back({module.path, nameOf(module.kind), std::string(nameOf(module.a.dtype)),
-                               static_cast<double>(module.in), static_cast<double>(module.out),
-                               static_cast<uint32_t>(module.rank), module.alpha, module.scale});
-      value.bytes += static_cast<double>((module.a.end - module.a.begin) + (module.b.end - module.b.begin));
-    }
-    for (const Unsupported& item : adapter.catalogue.unsupported)
-      value.unsupported.push_back({item.tensor, item.reason});
-    return value;
+                            files.hasConfig ? std::optional<std::string_view>(config) : std::nullopt));
+  }
+
+  /// `bytes`: the ranges that addAdapter() listed, one after the other.
+  AdapterValue setAlphas(const std::string& bytes) {
+    return opened(session_.setAlphas(std::as_bytes(std::span(bytes))));
   }
 
   PlanValue makePlan(const RecipeValue& value) {
@@ -111,6 +97,32 @@ class SessionHandle {
   }
 
  private:
+  /// The last added adapter.
+  AdapterValue opened(const Status& status) const {
+    AdapterValue value;
+    if (!status) {
+      value.error = valueOf(status.error());
+      return value;
+    }
+    const AdapterFile& adapter = session_.adapters().back();
+    value.label = adapter.label;
+    value.format = infoOf(adapter.catalogue.dialect).name;
+    value.reason = adapter.catalogue.reason;
+    value.baseModel = adapter.catalogue.info.baseModel;
+    value.taskType = adapter.catalogue.info.taskType;
+    value.notices = adapter.catalogue.notices;
+    for (const AdapterModule& module : adapter.catalogue.modules) {
+      value.modules.push_back({module.path, nameOf(module.kind), std::string(nameOf(module.a.dtype)),
+                               static_cast<double>(module.in), static_cast<double>(module.out),
+                               static_cast<uint32_t>(module.rank), module.alpha, module.scale});
+      value.bytes += static_cast<double>((module.a.end - module.a.begin) + (module.b.end - module.b.begin));
+    }
+    for (const Unsupported& item : adapter.catalogue.unsupported)
+      value.unsupported.push_back({item.tensor, item.reason});
+    for (const ReadRange& read : session_.alphaReads()) value.alphas.push_back(readValue(read));
+    return value;
+  }
+
   PlanValue planned(const Status& status) const {
     if (status) return planValue(session_.plan(), session_.adapters());
     PlanValue value;
@@ -146,6 +158,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   register_type<std::vector<ModuleWeightValue>>("ModuleWeightValue[]");
   register_type<std::vector<ModuleRankValue>>("ModuleRankValue[]");
   register_type<std::vector<CodeValue>>("CodeValue[]");
+  register_type<std::vector<FormatValue>>("FormatValue[]");
   register_type<std::vector<OptionInfoValue>>("OptionInfoValue[]");
   register_type<std::vector<MethodValue>>("MethodValue[]");
 
@@ -180,12 +193,15 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   value_object<AdapterValue>("AdapterValue")
       .field("error", &AdapterValue::error)
       .field("label", &AdapterValue::label)
+      .field("format", &AdapterValue::format)
+      .field("reason", &AdapterValue::reason)
       .field("baseModel", &AdapterValue::baseModel)
       .field("taskType", &AdapterValue::taskType)
       .field("modules", &AdapterValue::modules)
       .field("unsupported", &AdapterValue::unsupported)
       .field("notices", &AdapterValue::notices)
-      .field("bytes", &AdapterValue::bytes);
+      .field("bytes", &AdapterValue::bytes)
+      .field("alphas", &AdapterValue::alphas);
   value_object<OptionText>("OptionText").field("name", &OptionText::name).field("value", &OptionText::value);
   value_object<ModuleWeightValue>("ModuleWeightValue")
       .field("adapter", &ModuleWeightValue::adapter)
@@ -205,6 +221,9 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("seed", &RecipeValue::seed)
       .field("scale", &RecipeValue::scale)
       .field("dtype", &RecipeValue::dtype)
+      .field("format", &RecipeValue::format)
+      .field("metadata", &RecipeValue::metadata)
+      .field("keepScales", &RecipeValue::keepScales)
       .field("options", &RecipeValue::options);
   value_object<PlannedModuleValue>("PlannedModuleValue")
       .field("path", &PlannedModuleValue::path)
@@ -235,6 +254,9 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("error", &PlanValue::error)
       .field("method", &PlanValue::method)
       .field("dtype", &PlanValue::dtype)
+      .field("format", &PlanValue::format)
+      .field("tensorFile", &PlanValue::tensorFile)
+      .field("configFile", &PlanValue::configFile)
       .field("config", &PlanValue::config)
       .field("ranksAreKnown", &PlanValue::ranksAreKnown)
       .field("modules", &PlanValue::modules)
@@ -276,6 +298,11 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   value_object<CodeValue>("CodeValue")
       .field("name", &CodeValue::name)
       .field("sentence", &CodeValue::sentence);
+  value_object<FormatValue>("FormatValue")
+      .field("name", &FormatValue::name)
+      .field("sentence", &FormatValue::sentence)
+      .field("tensorFile", &FormatValue::tensorFile)
+      .field("configFile", &FormatValue::configFile);
   value_object<OptionInfoValue>("OptionInfoValue")
       .field("name", &OptionInfoValue::name)
       .field("type", &OptionInfoValue::type)
@@ -300,6 +327,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   emscripten::class_<SessionHandle>("Session")
       .constructor<uint32_t, bool>()
       .function("addAdapter", &SessionHandle::addAdapter)
+      .function("setAlphas", &SessionHandle::setAlphas)
       .function("makePlan", &SessionHandle::makePlan)
       .function("survey", &SessionHandle::survey)
       .function("chooseRanks", &SessionHandle::chooseRanks)
@@ -314,5 +342,6 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
 
   emscripten::function("headerSize", &headerSize);
   emscripten::function("errorCodes", &errorCodes);
+  emscripten::function("formatTable", &formatTable);
   emscripten::function("methodTable", &methodTable);
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "adapter/dialect.h"
 #include "job/rank_rule.h"
 #include "job/session.h"
 #include "merge/registry.h"
@@ -64,13 +65,24 @@ struct UnsupportedValue {
   std::string tensor, reason;
 };
 
+struct ReadValue {
+  uint32_t adapter = 0;
+  double offset = 0, length = 0, at = 0;
+};
+
+inline ReadValue readValue(const ReadRange& read) {
+  return {read.adapter, static_cast<double>(read.offset), static_cast<double>(read.length),
+          static_cast<double>(read.at)};
+}
+
 struct AdapterValue {
   ErrorValue error;
-  std::string label, baseModel, taskType;
+  std::string label, format, reason, baseModel, taskType;
   std::vector<ModuleValue> modules;
   std::vector<UnsupportedValue> unsupported;
   std::vector<std::string> notices;
   double bytes = 0;
+  std::vector<ReadValue> alphas;  ///< ranges that setAlphas() needs
 };
 
 struct OptionText {
@@ -97,7 +109,8 @@ struct RecipeValue {
   double rankValue = 0;
   std::vector<ModuleRankValue> moduleRanks;
   double seed = 0, scale = 1;
-  std::string dtype;
+  std::string dtype, format;
+  bool metadata = true, keepScales = false;
   std::vector<OptionText> options;
 };
 
@@ -116,6 +129,9 @@ inline Result<Recipe> recipeOf(const RecipeValue& value) {
   recipe.seed = static_cast<uint64_t>(value.seed);
   recipe.scale = value.scale;
   recipe.dtype = value.dtype;
+  recipe.format = value.format;
+  recipe.metadata = value.metadata;
+  recipe.keepScales = value.keepScales;
   for (const auto& option : value.options) recipe.options.push_back({option.name, option.value});
   return recipe;
 }
@@ -125,11 +141,6 @@ struct PlannedModuleValue {
   double in = 0, out = 0;
   uint32_t units = 0, rank = 0;
   std::vector<uint32_t> ranks;
-};
-
-struct ReadValue {
-  uint32_t adapter = 0;
-  double offset = 0, length = 0, at = 0;
 };
 
 struct BatchValue {
@@ -146,7 +157,7 @@ struct TensorValue {
 
 struct PlanValue {
   ErrorValue error;
-  std::string method, dtype, config;
+  std::string method, dtype, format, tensorFile, configFile, config;
   bool ranksAreKnown = true;
   std::vector<PlannedModuleValue> modules;
   std::vector<BatchValue> batches;
@@ -244,9 +255,7 @@ inline BatchValue batchValue(const PlannedBatch& batch) {
                    static_cast<double>(batch.outputBegin),
                    static_cast<double>(batch.outputEnd),
                    {}};
-  for (const ReadRange& read : batch.reads)
-    value.reads.push_back({read.adapter, static_cast<double>(read.offset), static_cast<double>(read.length),
-                           static_cast<double>(read.at)});
+  for (const ReadRange& read : batch.reads) value.reads.push_back(readValue(read));
   return value;
 }
 
@@ -254,8 +263,13 @@ inline PlanValue planValue(const Plan& plan, std::span<const AdapterFile> adapte
   PlanValue value;
   value.method = plan.method->name;
   value.dtype = std::string(nameOf(plan.dtype));
+  const DialectInfo& format = infoOf(plan.dialect);
+  value.format = format.name;
+  value.tensorFile = format.tensorFile;
+  value.configFile = format.configFile ? format.configFile : "";
   value.config = plan.config;
   value.ranksAreKnown = plan.ranksAreKnown;
+  for (const TensorInfo& tensor : plan.constants) value.tensors.push_back(tensorValue(tensor));
   for (const PlannedModule& module : plan.modules) {
     value.modules.push_back(plannedValue(module, adapters.size()));
     value.tensors.push_back(tensorValue(module.a));
@@ -281,6 +295,16 @@ inline std::vector<CodeValue> errorCodes() {
     codes.push_back({info.name, info.sentence});
   }
   return codes;
+}
+
+struct FormatValue {
+  std::string name, sentence, tensorFile, configFile;
+};
+inline std::vector<FormatValue> formatTable() {
+  std::vector<FormatValue> table;
+  for (const DialectInfo& info : dialects())
+    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : ""});
+  return table;
 }
 
 struct OptionInfoValue {

@@ -18,6 +18,7 @@ const boundsOf = option => (option.type === 'choice' ? '' : ` From ${option.mini
 
 const codes = core.errorCodes()
 const methods = core.methodTable()
+const formats = core.formatTable()
 const names = methods.flatMap(method => [method.name, ...method.aliases])
 
 /** One entry for each option, whichever methods have it: they agree about its type. */
@@ -54,6 +55,22 @@ ${codes.map(code => `  /** ${code.sentence} */\n  | ${quote(code.name)}`).join('
 export const coreErrorCodes: Readonly<Record<CoreErrorCode, string>> = {
 ${codes.map(code => `  ${code.name}: ${quote(code.sentence)},`).join('\n')}
 }
+
+/** Names of the file formats that adapters are read and written in. */
+export type FormatName = ${formats.map(({ name }) => quote(name)).join(' | ')}
+
+/** One file format. */
+export interface FormatInfo {
+  readonly name: FormatName
+  readonly sentence: string
+  /** What a written tensor file is called where the caller does not say. */
+  readonly tensorFile: string
+  /** The config beside it; empty where there is none, and the result is a single file. */
+  readonly configFile: string
+}
+
+/** Every file format. */
+export const formats: readonly FormatInfo[] = ${JSON.stringify(formats, null, 2)}
 
 /** Names of the merge methods. */
 export type MethodName = ${names.map(quote).join(' | ')}

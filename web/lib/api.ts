@@ -3,7 +3,7 @@
 
 import { comparisonOf, type Comparison } from './comparison.js'
 import { MergeError } from './error.js'
-import { methods, version, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
+import { formats, methods, version, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
 import { resolveInput, type MergeInput } from './input.js'
 import { Lane, type CallOptions } from './lane.js'
 import type { Platform } from './platform.js'
@@ -27,6 +27,18 @@ export interface Recipe extends MethodOptions {
   readonly scale?: number
   /** Type of the written values; `same`: that of the inputs (F16 for those of 8 bits), or F32 where they differ. Default: same. */
   readonly dtype?: 'same' | 'f64' | 'f32' | 'f16' | 'bf16'
+  /** File format of the result; `same`: that of the inputs, or, where they are of several, `peft` or `diffusers`. Default: same. */
+  readonly format?: 'same' | FormatName
+  /**
+   * Whether the file tells where it comes from: what the inputs' metadata agree about, and this recipe under
+   * the key `lora_lego`. Default: true.
+   */
+  readonly metadata?: boolean
+}
+
+/** How an adapter is to be converted. */
+export interface Conversion extends Pick<Recipe, 'dtype' | 'metadata'> {
+  readonly format: FormatName
 }
 
 /**
@@ -46,8 +58,9 @@ export interface MergeOptions {
   /** Stops the work; the call then rejects with the signal's reason. */
   readonly signal?: AbortSignal
   /**
-   * Node: a folder to write the result to, made if need be. It appears there only when it is complete;
-   * files of an adapter that are there already are replaced. Without it the result stays in memory.
+   * Node: a folder to write the result to, made if need be, or, for formats of one file, a name that ends
+   * in .safetensors. It appears there only when it is complete; files of an adapter that are there already
+   * are replaced. Without it the result stays in memory.
    */
   readonly output?: string
   /** Puts the SHA-256 of every input and output file into the report: every input is read once more. Default: false. */
@@ -84,6 +97,11 @@ export interface Merger {
   plan(inputs: readonly MergeInput[], recipe?: Recipe, options?: Pick<MergeOptions, 'signal'>): Promise<MergePlan>
   /** Merges adapters. Rejects with MergeError, or with the signal's reason. */
   merge(inputs: readonly MergeInput[], recipe?: Recipe, options?: MergeOptions): Promise<MergeResult>
+  /**
+   * Writes one adapter in another format. Its factors stay as they are where no dtype changes and the format
+   * can say their scales; otherwise scales are folded into them. Rejects as merge().
+   */
+  convert(input: MergeInput, conversion: Conversion, options?: MergeOptions): Promise<MergeResult>
   /** Ends the worker and gives its memory back; open calls reject with `closed`. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -95,6 +113,7 @@ export interface Api {
   compare: Merger['compare']
   plan: Merger['plan']
   merge: Merger['merge']
+  convert: Merger['convert']
 }
 
 const mostThreads = 8
@@ -114,6 +133,12 @@ export function defineApi(platform: Platform): Api {
       // A dead worker is replaced; what it was doing is not tried again.
       if (!lane?.alive) lane = new Lane(platform, { threads, reference: kernels === 'reference' })
       return lane.call(name, args, options)
+    }
+    const run = async (job: Job, { output: path, hashes = false, ...options }: MergeOptions): Promise<MergeResult> => {
+      const output: OutputReference = path === undefined ? { kind: 'memory' } : { kind: 'path', path }
+      if (path !== undefined && !platform.checkOutput) throw new MergeError({ code: 'not_supported', message: 'an output path can only be written in Node' })
+      await platform.checkOutput?.(output, job.adapters.flatMap(({ tensors, config }) => (config ? [tensors, config] : [tensors])))
+      return resultOf(job, await call('merge', { job, output, hashes }, options satisfies CallOptions))
     }
     const close = async (): Promise<void> => {
       closed = true
@@ -136,12 +161,11 @@ export function defineApi(platform: Platform): Api {
       async plan(inputs, recipe = {}, options = {}) {
         return call('plan', { job: await jobOf(platform, inputs, recipe) }, options)
       },
-      async merge(inputs, recipe = {}, { output: folder, hashes = false, ...options } = {}) {
-        const job = await jobOf(platform, inputs, recipe)
-        const output: OutputReference = folder === undefined ? { kind: 'memory' } : { kind: 'folder', path: folder }
-        if (folder !== undefined && !platform.checkOutput) throw new MergeError({ code: 'not_supported', message: 'an output folder can only be written in Node' })
-        await platform.checkOutput?.(output, job.adapters.flatMap(({ tensors, config }) => (config ? [tensors, config] : [tensors])))
-        return resultOf(job, await call('merge', { job, output, hashes }, options satisfies CallOptions))
+      async merge(inputs, recipe = {}, options = {}) {
+        return run(await jobOf(platform, inputs, recipe), options)
+      },
+      async convert(input, conversion, options = {}) {
+        return run({ ...(await jobOf(platform, [input], { ...conversion, method: 'cat' })), keepScales: true }, options)
       },
       close,
       [Symbol.asyncDispose]: close,
@@ -163,6 +187,7 @@ export function defineApi(platform: Platform): Api {
     compare: (inputs, options) => once(merger => merger.compare(inputs, options)),
     plan: (inputs, recipe, options) => once(merger => merger.plan(inputs, recipe, options)),
     merge: (inputs, recipe, options) => once(merger => merger.merge(inputs, recipe, options)),
+    convert: (input, conversion, options) => once(merger => merger.convert(input, conversion, options)),
   }
 }
 
@@ -170,7 +195,7 @@ export function defineApi(platform: Platform): Api {
 async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
   const given: unknown = inputs
   if (!Array.isArray(given)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
-  const { method = defaultMethod, rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', ...options } = recipe
+  const { method = defaultMethod, rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', format = 'same', metadata = true, ...options } = recipe
   const rankRule = rankRuleOf(rank)
   if (maxRank !== undefined && rankRule.kind === 'fixed') throw new MergeError({ code: 'bad_rank', message: 'maxRank limits a rank rule; a rank that is a number needs none' })
   if (!(Number.isSafeInteger(seed) && seed >= 0)) throw new MergeError({ code: 'bad_option', message: `seed must be a whole number from 0 to 2^53 - 1, not ${seed}` })
@@ -187,6 +212,9 @@ async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: 
     seed,
     scale,
     dtype: String(dtype),
+    format: String(format),
+    metadata: Boolean(metadata),
+    keepScales: false,
     options,
   }
 }
@@ -207,4 +235,4 @@ function rankRuleOf(rank: Recipe['rank']): Job['rankRule'] {
   return { kind: entry[0], value: entry[1] }
 }
 
-export { methods, version, type MethodInfo, type MethodName, type MethodOptions, type Progress }
+export { formats, methods, version, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions, type Progress }

@@ -25,7 +25,7 @@ export function serveBrowser(start: (threads: number) => ReturnType<WorkerParts[
       createHasher,
       openSink: async output => {
         if (output.kind === 'memory') return new BlobSink()
-        throw new MergeError({ code: 'not_supported', message: 'an output folder can only be written in Node' })
+        throw new MergeError({ code: 'not_supported', message: 'an output path can only be written in Node' })
       },
       port: {
         post: reply => scope.postMessage(reply),

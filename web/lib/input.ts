@@ -1,11 +1,12 @@
 // What callers may give as an adapter, and how its files are told apart.
 
 import { MergeError } from './error.js'
+import { formats } from './generated/registry.js'
 import type { Platform } from './platform.js'
 import type { AdapterReference } from './protocol.js'
 import type { FileReference } from './source.js'
 
-/** Bytes or a file. In Node a string or URL is a path: of a PEFT folder, or of its tensor file. */
+/** Bytes or a file. In Node a string or URL is a path: of an adapter's folder, or of its tensor file. */
 export type Source = Blob | ArrayBuffer | ArrayBufferView | string | URL
 
 /** One adapter: a file, or the files of its folder (those that do not belong to it are passed over). */
@@ -24,8 +25,9 @@ export interface WeightedInput {
 
 export type MergeInput = AdapterSource | WeightedInput
 
-export const tensorFileName = 'adapter_model.safetensors'
-export const configFileName = 'adapter_config.json'
+const configFileName = 'adapter_config.json'
+/** What the folders of formats call their tensor file. Training folders hold further ones, such as an optimizer's. */
+const properNames = [...new Set(formats.map(({ tensorFile }) => tensorFile))]
 
 function isWeighted(input: MergeInput): input is WeightedInput {
   return typeof input === 'object' && input !== null && 'source' in input
@@ -79,16 +81,17 @@ async function adapterFrom(files: readonly FileReference[], label: string | unde
   const kinds = await Promise.all(files.map(kindOf))
   const configs = files.filter((_, i) => kinds[i] === 'config')
   let tensors = files.filter((_, i) => kinds[i] === 'tensors')
-  // A training folder may hold further safetensors files, such as an optimizer's.
-  if (tensors.length > 1) tensors = tensors.filter(file => baseName(file.name) === tensorFileName)
+  const proper = tensors.filter(file => properNames.includes(baseName(file.name)))
+  if (tensors.length > 1 && proper.length > 0) tensors = proper
   const where = label ?? (files[0]?.name || `input ${index + 1}`)
-  if (tensors.length === 0) throw bad(`'${where}' holds no ${tensorFileName}`, where)
+  if (tensors.length === 0) throw bad(`'${where}' holds no tensor file (adapter_model.safetensors, or another .safetensors)`, where)
   if (tensors.length > 1 || configs.length > 1) throw bad(`'${where}' holds files of more than one adapter; give each adapter on its own`, where)
   const [file] = tensors as [FileReference]
   const plain = baseName(file.name).replace(/\.safetensors$/, '')
-  const name = label ?? (folderName(file.name) || (plain === 'adapter_model' ? '' : plain) || `adapter ${index + 1}`)
+  const isProper = properNames.includes(baseName(file.name))
+  const name = label ?? ((configs[0] || isProper ? folderName(file.name) : plain) || (isProper ? '' : plain) || `adapter ${index + 1}`)
   const named = (reference: FileReference, fallback: string): FileReference => ({ ...reference, name: reference.name || `${name}/${fallback}` })
-  return { label: name, tensors: named(file, tensorFileName), ...(configs[0] && { config: named(configs[0], configFileName) }) }
+  return { label: name, tensors: named(file, 'tensors.safetensors'), ...(configs[0] && { config: named(configs[0], configFileName) }) }
 }
 
 /** What a file is, by its name, or, where it has none, by its first bytes. */

@@ -27,6 +27,11 @@ export interface Job {
   readonly seed: number
   readonly scale: number
   readonly dtype: string
+  readonly format: string
+  /** Whether the written file tells where it comes from. */
+  readonly metadata: boolean
+  /** Converting: the only adapter's scales are written as they are. */
+  readonly keepScales: boolean
   readonly options: MethodOptions
 }
 
@@ -50,7 +55,7 @@ export interface ComparisonData {
 
 /** The plan as the core gives it, without what only the worker needs. */
 export type PlanData = Omit<PlanValue, 'error' | 'batches'>
-export type AdapterData = Omit<AdapterValue, 'error'>
+export type AdapterData = Omit<AdapterValue, 'error' | 'alphas'>
 export type { TensorValue }
 
 export interface Calls {

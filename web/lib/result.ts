@@ -2,7 +2,6 @@
 
 import type { ReportValue } from './generated/core-single.mjs'
 import { version } from './generated/registry.js'
-import { configFileName, tensorFileName } from './input.js'
 import type { Job, MergeOutcome, PlanData, TensorValue } from './protocol.js'
 import { cosineOf, pairMatrix, totalCosine, type PairValue } from './totals.js'
 
@@ -89,7 +88,7 @@ export interface MergeReport {
   /** Of the library that merged. */
   readonly version: string
   /** The recipe with its defaults. */
-  readonly recipe: Pick<Job, 'method' | 'rank' | 'rankRule' | 'moduleRanks' | 'seed' | 'scale' | 'dtype' | 'options'>
+  readonly recipe: Pick<Job, 'method' | 'rank' | 'rankRule' | 'moduleRanks' | 'seed' | 'scale' | 'dtype' | 'format' | 'options'>
   readonly inputs: readonly { readonly name: string; readonly weight: number; readonly moduleWeights: Readonly<Record<string, number>>; readonly file: FileReport }[]
   readonly outputs: readonly FileReport[]
   readonly modules: readonly ModuleReport[]
@@ -127,9 +126,9 @@ export interface MergeReport {
 }
 
 export interface MergeResult {
-  /** adapter_model.safetensors and adapter_config.json; none where they were written to a folder. */
+  /** The tensor file, and the config where the format has one; none where they were written to disk. */
   readonly files: readonly File[]
-  /** The merged factors by their names; none where they were written to a folder. */
+  /** The merged factors by their names; none where they were written to disk. */
   readonly tensors: ReadonlyMap<string, MergedTensor>
   readonly report: MergeReport
 }
@@ -152,19 +151,22 @@ function tensorOf(file: Blob, { dtype, shape, begin, end }: TensorValue): Merged
 
 function reportOf(job: Job, { plan, modules, seconds, threads, memoryBytes, hashes }: MergeOutcome): MergeReport {
   const merged = plan.modules.map((planned, i) => moduleReport(planned, modules[i] as ReportValue))
-  const { method, rank, rankRule, moduleRanks, seed, scale, dtype, options } = job
+  const { method, rank, rankRule, moduleRanks, seed, scale, dtype, format, options } = job
   const file = (name: string, bytes: number, sha256: string | undefined): FileReport => ({ name, bytes, ...(sha256 !== undefined && { sha256 }) })
   return {
     schemaVersion: 1,
     version,
-    recipe: { method, rank, rankRule, moduleRanks, seed, scale, dtype, options },
+    recipe: { method, rank, rankRule, moduleRanks, seed, scale, dtype, format, options },
     inputs: job.adapters.map(({ label, tensors }, i) => ({
       name: label,
       weight: job.weights[i] as number,
       moduleWeights: Object.fromEntries(job.moduleWeights.filter(({ adapter }) => adapter === i).map(({ glob, weight }) => [glob, weight])),
       file: file(tensors.name, plan.fileSizes[i] ?? 0, hashes?.inputs[i]),
     })),
-    outputs: [file(tensorFileName, plan.outputBytes, hashes?.outputs[0]), file(configFileName, new TextEncoder().encode(plan.config).length, hashes?.outputs[1])],
+    outputs: [
+      file(plan.tensorFile, plan.outputBytes, hashes?.outputs[0]),
+      ...(plan.configFile === '' ? [] : [file(plan.configFile, new TextEncoder().encode(plan.config).length, hashes?.outputs[1])]),
+    ],
     modules: merged,
     totals: {
       ...qualityTotals(merged, job.adapters.length),

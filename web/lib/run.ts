@@ -3,7 +3,6 @@
 import { MergeError, type MergeErrorCode } from './error.js'
 import type { BatchValue, ErrorValue, MainModule, PlanValue, Session } from './generated/core-single.mjs'
 import { methods } from './generated/registry.js'
-import { configFileName, tensorFileName } from './input.js'
 import { hashOf, HashingSink, type CreateHasher } from './hash.js'
 import type { AdapterData, AdapterReference, CancelFlag, ComparisonData, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
@@ -56,9 +55,13 @@ async function openAdapter(tools: Tools, session: Session, reference: AdapterRef
   const header = await source.read(0, size.bytes)
   const config = reference.config && (await readConfig(tools, reference.config))
   const names = { label: reference.label, file: source.name, configFile: reference.config?.name ?? '', fileSize: source.size, hasConfig: config !== undefined }
-  const { error, ...data } = session.addAdapter(names, header, config ?? new Uint8Array())
+  const { error, alphas, ...data } = session.addAdapter(names, header, config ?? new Uint8Array())
   check(error)
-  return data
+  if (alphas.length === 0) return data
+  const values = await Promise.all(alphas.map(({ offset, length }) => source.read(offset, length)))
+  const { error: wrong, alphas: _, ...complete } = session.setAlphas(new Uint8Array(await new Blob(values as BlobPart[]).arrayBuffer()))
+  check(wrong)
+  return complete
 }
 
 async function readConfig(tools: Tools, reference: AdapterReference['tensors']): Promise<Uint8Array> {
@@ -117,6 +120,9 @@ function makePlan(session: Session, job: Job): CheckedPlan {
       seed: job.seed,
       scale: job.scale,
       dtype: job.dtype,
+      format: job.format,
+      metadata: job.metadata,
+      keepScales: job.keepScales,
       options,
     }),
   )
@@ -222,11 +228,11 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
     // 1 is kept for the moment when the result is complete.
     const progress = (modulesDone: number): void => listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone, modules: first.plan.modules.length })
     const { plan, batches } = first.plan.ranksAreKnown ? first : await survey(session, sources, first, () => progress(0), listener)
-    const plain = await tools.openSink(output)
+    const plain = await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile])
     const hashing = wantsHashes ? new HashingSink(plain, tools.createHasher) : undefined
     const sink = hashing ?? plain
     try {
-      await sink.begin({ name: tensorFileName, size: plan.outputBytes })
+      await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
       await sink.write(session.outputHeader())
       let modulesDone = 0
       const readBytes = await forEachBatch(session, sources, batches, listener, async (index, batch) => {
@@ -236,9 +242,11 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
         modulesDone += batch.modules
         progress(modulesDone)
       })
-      const config = new TextEncoder().encode(plan.config)
-      await sink.begin({ name: configFileName, size: config.length })
-      await sink.write(config)
+      if (plan.configFile !== '') {
+        const config = new TextEncoder().encode(plan.config)
+        await sink.begin({ name: plan.configFile, size: config.length })
+        await sink.write(config)
+      }
       checkCancelled(listener)
       const finished = performance.now()
       const hashes = hashing && { inputs: await hashAll(tools, sources, listener), outputs: hashing.digests, seconds: (performance.now() - finished) / 1000 }

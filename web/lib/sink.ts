@@ -18,14 +18,17 @@ export interface Sink {
   abort(): Promise<void>
 }
 
-/** The files of a result, or the folder that they were written to. */
-export type SinkResult = { readonly files: readonly { readonly name: string; readonly blob: Blob }[] } | { readonly folder: string }
+/** The files of a result, or the file or folder that they were written to. */
+export type SinkResult = { readonly files: readonly { readonly name: string; readonly blob: Blob }[] } | { readonly path: string }
 
-/** Where a caller wants the result: in memory, or, in Node, in a folder. */
-export type OutputReference = { readonly kind: 'memory' } | { readonly kind: 'folder'; readonly path: string }
+/** Where a caller wants the result: in memory, or, in Node, in a folder, or in a file where the result is one. */
+export type OutputReference = { readonly kind: 'memory' } | { readonly kind: 'path'; readonly path: string }
 
-/** Opens an output; the platform decides which kinds it can. */
-export type OpenSink = (output: OutputReference) => Promise<Sink>
+/** Whether a path is that of a tensor file rather than of a folder. */
+export const namesFile = (path: string): boolean => /\.safetensors$/.test(path)
+
+/** Opens an output for files of these names; the platform decides which kinds it can. */
+export type OpenSink = (output: OutputReference, names: readonly string[]) => Promise<Sink>
 
 /** Collects files as Blobs: a browser keeps those outside of any page's or worker's heap. */
 export class BlobSink implements Sink {

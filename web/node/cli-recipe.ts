@@ -81,6 +81,10 @@ function moduleRank(text: string, earlier: [string, number][] = []): [string, nu
 
 export const dashed = (name: string): string => name.replaceAll('_', '-')
 
+export function dtypeOption(): Option {
+  return new Option('--dtype <type>', 'type of the written values').choices(['same', 'f64', 'f32', 'f16', 'bf16']).default('same')
+}
+
 /** Adds what all commands that merge have in common. Options of single methods come from the core's table. */
 export function withRecipe(command: Command, allowed: readonly string[], defaultMethod: string): Command {
   const known = methods.filter(method => allowed.includes(method.name))
@@ -92,7 +96,7 @@ export function withRecipe(command: Command, allowed: readonly string[], default
     .option('--module-rank <glob=k>', 'rank of the modules that a pattern matches; may be repeated, the last match counts', moduleRank)
     .option('--scale <factor>', 'multiplies the result', number, 1)
     .option('--seed <number>', 'seed of all random choices', whole(0, Number.MAX_SAFE_INTEGER), 0)
-    .addOption(new Option('--dtype <type>', 'type of the written values').choices(['same', 'f64', 'f32', 'f16', 'bf16']).default('same'))
+    .addOption(dtypeOption())
   addMethodOptions(command, known)
   return withCommon(command)
 }

@@ -1,7 +1,7 @@
 // The command line's results as text for people.
 
 import { errorNorm } from '../lib/result.js'
-import type { Comparison, Inspection, MergePlan, MergeReport, MethodInfo } from './index.js'
+import type { Comparison, FormatInfo, Inspection, MergePlan, MergeReport, MethodInfo } from './index.js'
 
 /** 1234567 -> "1.23 MB" */
 export function bytesText(bytes: number): string {
@@ -47,6 +47,7 @@ export function inspectionText(found: Inspection): string {
   return (
     `${found.label}\n` +
     lines([
+      ['format', `${found.format} (${found.reason})`],
       ['base model', found.baseModel || 'not named'],
       ['modules', `${modules.length}, ${tally(modules.map(module => module.kind))}`],
       ['rank', tally(modules.map(module => module.rank))],
@@ -69,6 +70,7 @@ export function planText(plan: MergePlan): string {
     lines([
       ['rank', `${plan.ranksAreKnown ? '' : 'chosen from the weights, at most '}${tally(modules.map(module => module.rank))}, from ${tally(modules.map(module => module.units))} units`],
       ['dtype', plan.dtype],
+      ['format', plan.format],
       ['reads', bytesText(plan.inputBytes)],
       ['writes', `${plan.ranksAreKnown ? '' : 'at most '}${bytesText(plan.outputBytes)}`],
       ['memory', `${bytesText(plan.peakBytes)} beside Node itself`],
@@ -161,6 +163,25 @@ export function mergeText(output: string, report: MergeReport): string {
     moduleTable(modules) +
     bullets('note', notices)
   )
+}
+
+export function convertText(output: string, { recipe, inputs, outputs, modules, notices, totals }: MergeReport): string {
+  return (
+    `${output}\n` +
+    lines([
+      ['from', inputs[0]?.name ?? ''],
+      ['format', recipe.format],
+      ['files', outputs.map(({ name, bytes }) => `${name} (${bytesText(bytes)})`).join(', ')],
+      ['modules', String(modules.length)],
+      ['rank', tally(modules.map(module => module.rank))],
+      ['difference', `${percent(totals.relativeError)} before rounding to the written type`],
+    ]) +
+    bullets('note', notices)
+  )
+}
+
+export function formatsText(formats: readonly FormatInfo[]): string {
+  return formats.map(({ name, sentence, tensorFile, configFile }) => `${name}\n  ${sentence}\n  written as ${tensorFile}${configFile === '' ? '' : ` and ${configFile}`}\n`).join('\n')
 }
 
 const familyText: Record<MethodInfo['family'], string> = {

@@ -4,17 +4,20 @@
 
 import { writeFile } from 'node:fs/promises'
 import { Command, CommanderError, Option } from 'commander'
-import { createMerger, MergeError, methods, version, type Comparison, type Inspection, type Merger, type WeightedInput } from './index.js'
+import { createMerger, formats, MergeError, methods, version, type Comparison, type FormatName, type MergeReport, type Inspection, type MergeOptions, type Merger, type MergeResult, type WeightedInput } from './index.js'
 import { messageOf } from '../lib/error.js'
-import { inputsOf, recipeOf, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
-import { comparisonText, inspectionText, mergeText, methodsText, planText } from './cli-text.js'
+import { dtypeOption, inputsOf, recipeOf, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
+import { comparisonText, convertText, formatsText, inspectionText, mergeText, methodsText, planText } from './cli-text.js'
 import { progressBar } from './progress-bar.js'
 
-interface MergeFlags extends RecipeFlags {
+interface OutputFlags extends CommonFlags {
   output: string
   report?: string
-  format: string
+  format: 'same' | FormatName
+  metadata: boolean
 }
+interface MergeFlags extends RecipeFlags, OutputFlags {}
+interface ConvertFlags extends OutputFlags, Pick<RecipeFlags, 'dtype'> {}
 
 /** Runs `work` with a merger and a signal that the first interrupt aborts. */
 async function withMerger(flags: CommonFlags, work: (merger: Merger, signal: AbortSignal) => Promise<void>): Promise<void> {
@@ -34,10 +37,15 @@ function print(flags: CommonFlags, value: unknown, text: () => string): void {
   process.stdout.write(flags.json ? `${JSON.stringify(value, null, 2)}\n` : text())
 }
 
+function formatOption(): Option {
+  return new Option('--format <format>', "file format of the result ('lora-lego formats' explains them)").choices(['same', ...formats.map(({ name }) => name)]).default('same')
+}
+
 function withOutput(command: Command): Command {
   return command
-    .requiredOption('-o, --output <folder>', 'folder for the result; it appears only when it is complete')
-    .addOption(new Option('--format <format>', 'file format of the result').choices(['same', 'peft']).default('same'))
+    .requiredOption('-o, --output <path>', 'folder for the result, or, for formats of one file, a name in .safetensors; it appears only when it is complete')
+    .addOption(formatOption())
+    .option('--no-metadata', 'leave out where the result comes from: the metadata that the inputs share, and the recipe')
     .option('--report <file>', 'write the full report, module by module and with hashes of all files, as JSON')
 }
 
@@ -60,25 +68,29 @@ async function compareAll(merger: Merger, inputs: readonly WeightedInput[], flag
   }
 }
 
-async function mergeTo(inputs: readonly WeightedInput[], flags: MergeFlags): Promise<void> {
-  if (flags.output.endsWith('.safetensors')) throw usageError('output', 'a PEFT adapter is a folder: give -o a folder name, without .safetensors')
-  const recipe = recipeOf(flags)
+/** Runs `work`, which writes a result, and says what came of it. */
+async function writeResult(flags: OutputFlags, text: (output: string, report: MergeReport) => string, work: (merger: Merger, options: MergeOptions) => Promise<MergeResult>): Promise<void> {
   await withMerger(flags, async (merger, signal) => {
     const bar = progressBar()
     try {
-      const { report } = await merger.merge(inputs, recipe, { output: flags.output, signal, onProgress: bar.update, hashes: flags.report !== undefined })
+      const { report } = await work(merger, { output: flags.output, signal, onProgress: bar.update, hashes: flags.report !== undefined })
       bar.end()
       if (flags.report) await writeFile(flags.report, `${JSON.stringify(report, null, 2)}\n`)
-      print(flags, { output: flags.output, ...report }, () => mergeText(flags.output, report))
+      print(flags, { output: flags.output, ...report }, () => text(flags.output, report))
     } finally {
       bar.end()
     }
   })
 }
 
+async function mergeTo(inputs: readonly WeightedInput[], flags: MergeFlags): Promise<void> {
+  const recipe = { ...recipeOf(flags), format: flags.format, metadata: flags.metadata }
+  await writeResult(flags, mergeText, (merger, options) => merger.merge(inputs, recipe, options))
+}
+
 function defineProgram(): Command {
   const program = new Command('lora-lego')
-    .description('Merge LoRA adapters on this machine: PEFT folders (or their adapter_model.safetensors) in, one PEFT folder out.')
+    .description('Merge and convert LoRA adapters on this machine, of PEFT, kohya, diffusers, ComfyUI, MLX and others.')
     .version(version)
     .exitOverride()
     .configureHelp({ showGlobalOptions: true })
@@ -87,24 +99,35 @@ function defineProgram(): Command {
   const everyMethod = methods.map(method => method.name)
   withOutput(withWeights(withRecipe(program.command('merge'), everyMethod, everyMethod[0] as string)))
     .description('merge adapters into one')
-    .argument('<adapters...>', 'PEFT folders, or tensor files with their adapter_config.json beside them')
+    .argument('<adapters...>', 'folders of adapters, or their tensor files (a PEFT or MLX file with its adapter_config.json beside it)')
     .action((adapters: string[], flags: MergeFlags) => mergeTo(inputsOf(adapters, flags), flags))
 
   withOutput(withRecipe(program.command('resize'), ['svd', 'lego', 'lego_delta', 'prune'], 'svd'))
     .description('give one adapter another rank')
-    .argument('<adapter>', 'PEFT folder or tensor file')
+    .argument('<adapter>', 'folder or tensor file')
     .action((adapter: string, flags: MergeFlags) => {
       if (flags.rank === undefined && flags.size === undefined) throw usageError('rank', "resize needs --rank or --size")
       return mergeTo([{ source: adapter }], flags)
     })
 
+  withCommon(withOutput(program.command('convert')))
+    .description('write one adapter in another format; its factors stay as they are wherever the format can say their scales')
+    .argument('<adapter>', 'folder or tensor file')
+    .addOption(dtypeOption())
+    .action((adapter: string, flags: ConvertFlags) => {
+      const { format, dtype, metadata } = flags
+      if (format === 'same') throw usageError('format', 'convert needs --format')
+      return writeResult(flags, convertText, (merger, options) => merger.convert(adapter, { format, metadata, ...(dtype && { dtype }) }, options))
+    })
+
   withHeadersOnly(withWeights(withRecipe(program.command('plan'), everyMethod, everyMethod[0] as string)))
     .description('show what a merge would do, where the adapters are in each other\'s way, and which settings suit them')
-    .argument('<adapters...>', 'PEFT folders or tensor files')
-    .action((adapters: string[], flags: RecipeFlags & LookFlags) =>
+    .argument('<adapters...>', 'folders or tensor files')
+    .addOption(formatOption())
+    .action((adapters: string[], flags: RecipeFlags & LookFlags & Pick<OutputFlags, 'format'>) =>
       withMerger(flags, async (merger, signal) => {
         const inputs = inputsOf(adapters, flags)
-        const plan = await merger.plan(inputs, recipeOf(flags), { signal })
+        const plan = await merger.plan(inputs, { ...recipeOf(flags), format: flags.format }, { signal })
         const comparison = await compareAll(merger, inputs, flags, signal)
         print(flags, { plan, ...(comparison && { comparison }) }, () => planText(plan) + (comparison ? `\n${comparisonText(comparison)}` : ''))
       }),
@@ -112,7 +135,7 @@ function defineProgram(): Command {
 
   withHeadersOnly(withCommon(program.command('inspect')))
     .description('show what adapters hold, and how several of them stand to each other')
-    .argument('<adapters...>', 'PEFT folders or tensor files')
+    .argument('<adapters...>', 'folders or tensor files')
     .action((adapters: string[], flags: LookFlags) =>
       withMerger(flags, async (merger, signal) => {
         const found: Inspection[] = []
@@ -128,6 +151,11 @@ function defineProgram(): Command {
       }),
     )
 
+  program
+    .command('formats')
+    .description('list the file formats of adapters')
+    .option('--json', 'print the list as JSON')
+    .action((flags: CommonFlags) => print(flags, formats, () => formatsText(formats)))
   program
     .command('methods')
     .description('list the merge methods and their options')

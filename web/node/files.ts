@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { MergeError, messageOf } from '../lib/error.js'
-import { BlobSink, type OpenSink, type OutputFile, type Sink, type SinkResult } from '../lib/sink.js'
+import { BlobSink, namesFile, type OpenSink, type OutputFile, type Sink, type SinkResult } from '../lib/sink.js'
 import { openBlob, readFailed, type ByteSource, type OpenSource } from '../lib/source.js'
 
 class FileSource implements ByteSource {
@@ -40,7 +40,10 @@ export const openFile: OpenSource = async reference => {
   }
 }
 
-/** Writes to a folder beside the target, which takes its place only when everything is in it. */
+/**
+ * Writes to a folder beside the target, which takes its place only when everything is in it; or, where the
+ * target is named like a file, the only file in it does.
+ */
 class FolderSink implements Sink {
   #handle: FileHandle | undefined
   #position = 0
@@ -80,14 +83,17 @@ class FolderSink implements Sink {
     await this.#handle?.sync()
     await this.#handle?.close()
     this.#handle = undefined
-    if (await stat(this.target).catch(() => undefined)) {
+    if (namesFile(this.target)) {
+      await rename(join(this.partial, this.#names[0] as string), this.target)
+      await rm(this.partial, { recursive: true })
+    } else if (await stat(this.target).catch(() => undefined)) {
       // The folder is there: its other files stay, ours are replaced one by one.
       for (const name of this.#names) await rename(join(this.partial, name), join(this.target, name))
       await rm(this.partial, { recursive: true })
     } else {
       await rename(this.partial, this.target)
     }
-    return { folder: this.target }
+    return { path: this.target }
   }
 
   async abort(): Promise<void> {
@@ -113,8 +119,11 @@ function writeFailed(path: string, error: unknown): MergeError {
   return new MergeError({ code: 'write_failed', message: `'${path}': could not be written (${messageOf(error)})`, file: path }, { cause: error })
 }
 
-export const openOutput: OpenSink = async output => {
+export const openOutput: OpenSink = async (output, names) => {
   if (output.kind === 'memory') return new BlobSink()
+  if (names.length > 1 && namesFile(output.path)) {
+    throw new MergeError({ code: 'write_failed', message: `'${output.path}': the result is a folder with ${names.join(' and ')}; name one, without .safetensors`, file: output.path })
+  }
   const sink = await FolderSink.open(output.path).catch((error: unknown) => {
     throw writeFailed(output.path, error)
   })

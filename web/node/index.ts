@@ -15,9 +15,11 @@ export const compare = api.compare
 export const plan = api.plan
 /** Merges adapters. See Merger.merge. */
 export const merge = api.merge
+/** Writes an adapter in another format. See Merger.convert. */
+export const convert = api.convert
 
-export { methods, version } from '../lib/api.js'
-export type { Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, RankRule, Recipe } from '../lib/api.js'
+export { formats, methods, version } from '../lib/api.js'
+export type { Conversion, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, RankRule, Recipe } from '../lib/api.js'
 export type { Advice, Reason } from '../lib/advice.js'
 export type { Comparison, ModuleComparison, Relations } from '../lib/comparison.js'
 export { errorCodes, MergeError } from '../lib/error.js'

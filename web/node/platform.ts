@@ -6,6 +6,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { MergeError } from '../lib/error.js'
+import { namesFile } from '../lib/sink.js'
 import type { PathFiles, Platform, WorkerHandle } from '../lib/platform.js'
 import type { Reply } from '../lib/protocol.js'
 import type { FileReference } from '../lib/source.js'
@@ -31,15 +32,18 @@ export const node: Platform = {
   },
   resolvePath,
   async checkOutput(output, inputs) {
-    if (output.kind !== 'folder') return
+    if (output.kind !== 'path') return
     const target = await stat(output.path).catch(() => undefined)
-    if (target && !target.isDirectory()) {
-      throw new MergeError({ code: 'write_failed', message: `'${output.path}' is a file; a PEFT adapter is written to a folder`, file: output.path })
+    const isFile = namesFile(output.path)
+    if (target && target.isDirectory() === isFile) {
+      throw new MergeError({ code: 'write_failed', message: `'${output.path}' is a ${isFile ? 'folder' : 'file'}; ${isFile ? 'a name in .safetensors is that of a file' : 'give the name of a folder, or of a file in .safetensors'}`, file: output.path })
     }
-    const folder = await realpath(output.path).catch(() => resolve(output.path))
+    const place = await realpath(output.path).catch(() => resolve(output.path))
     for (const input of inputs) {
-      if (!('path' in input) || dirname(await realpath(input.path)) !== folder) continue
-      throw new MergeError({ code: 'output_is_input', message: `'${output.path}' holds the input '${input.name}', which the result would replace`, file: output.path })
+      if (!('path' in input)) continue
+      const file = await realpath(input.path)
+      if ((isFile ? file : dirname(file)) !== place) continue
+      throw new MergeError({ code: 'output_is_input', message: isFile ? `'${output.path}' is an input` : `'${output.path}' holds the input '${input.name}', which the result would replace`, file: output.path })
     }
   },
 }
@@ -60,10 +64,10 @@ async function resolvePath(given: string | URL): Promise<PathFiles> {
   return { label: labelOf(path), files: hasConfig ? [reference(path), reference(config)] : [reference(path)] }
 }
 
-/** A PEFT tensor file is called after its folder; any other, after itself. */
+/** A tensor file with a name that all have is called after its folder; any other, after itself. */
 function labelOf(path: string): string {
   const name = basename(path)
-  return name.startsWith('adapter_model.') ? basename(dirname(resolve(path))) : name.replace(/\.safetensors$/, '')
+  return /^(adapter_model|adapters|pytorch_lora_weights)\./.test(name) ? basename(dirname(resolve(path))) : name.replace(/\.safetensors$/, '')
 }
 
 function pathOf(url: URL): string {
