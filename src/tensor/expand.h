@@ -55,8 +55,8 @@ struct FactorLayout {
   uint64_t out = 0;
   uint64_t channels = 0;    ///< columns of down or full, without the kernel where that is known
   uint64_t kernelSize = 1;  ///< product of the kernel axes; 1 where they are flattened into the channels
-  /// Pairs of rows that the factor is made into: its rank, or its shorter side, of which the unit vectors
-  /// then stand in the place of one factor.
+  /// Pairs of rows that the factor is made into: its rank, or the length of its shorter side (of equal ones,
+  /// `out`), whose unit vectors then stand in one place and the rows or columns of the factor in the other.
   uint64_t units = 0;
 
   uint64_t in() const { return channels * kernelSize; }

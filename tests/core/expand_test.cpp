@@ -195,7 +195,7 @@ struct Units {
 };
 
 Units expand(const Expansion& plan, const Source& source, Buffer<double>& scratch, size_t gap = 3) {
-  Units units{plan.in + gap, plan.out + gap, {}, {}, {}, {}};
+  Units units{static_cast<size_t>(plan.in) + gap, static_cast<size_t>(plan.out) + gap, {}, {}, {}, {}};
   constexpr float kUntouched = 77.0f;
   units.a.assign(plan.units * units.strideA, kUntouched);
   units.b.assign(plan.units * units.strideB, kUntouched);
@@ -458,6 +458,25 @@ TEST(Expand, HasTheDocumentedRounding) {
         for (uint64_t o = 0; o < 9; ++o)
           ASSERT_EQ(units.b[u * units.strideB + o], static_cast<float>(source.first.up->values[o * 2 + r] *
                                                                        source.second.up->values[o * 3 + s]));
+      }
+    }
+  }
+}
+
+TEST(Expand, MakesUnitVectorsOfTheShorterSide) {
+  Buffer<double> scratch;
+  Random random(4);
+  for (const auto& [out, in] : {std::pair<uint64_t, uint64_t>{4, 6}, {6, 4}, {5, 5}}) {
+    const Source source = drawSource(random, Composition::Single, {.form = Form::Full, .out = out, .in = in},
+                                     {}, Values::Reals);
+    const auto plan = planOf(source);
+    ASSERT_TRUE(plan);
+    const Units units = expand(*plan, source, scratch);
+    const bool rowsAreA = out <= in;  // of equal sides, B's
+    for (uint64_t u = 0; u < plan->units; ++u) {
+      for (uint64_t j = 0; j < plan->units; ++j) {
+        const float entry = rowsAreA ? units.b[u * units.strideB + j] : units.a[u * units.strideA + j];
+        ASSERT_EQ(entry, u == j ? 1.0f : 0.0f) << out << " x " << in;
       }
     }
   }
