@@ -346,7 +346,21 @@ Error arenaTooSmall() {
 LEGO_KERNEL void sumRows(const float* coefficients, size_t coefficientStride, const float* rows,
                          size_t stride, size_t count, size_t length, double* sums) {
   std::fill_n(sums, length, 0.0);
-  for (size_t r = 0; r < count; ++r) {
+  size_t r = 0;
+  // Four at a time, one after the other: the sums are loaded and stored a quarter as often.
+  for (; r + 4 <= count; r += 4) {
+    const float* c = coefficients + r * coefficientStride;
+    const double c0 = c[0], c1 = c[coefficientStride], c2 = c[2 * coefficientStride],
+                 c3 = c[3 * coefficientStride];
+    const float *x0 = rows + r * stride, *x1 = x0 + stride, *x2 = x1 + stride, *x3 = x2 + stride;
+    for (size_t i = 0; i < length; ++i) {
+      double sum = sums[i] + c0 * static_cast<double>(x0[i]);
+      sum += c1 * static_cast<double>(x1[i]);
+      sum += c2 * static_cast<double>(x2[i]);
+      sums[i] = sum + c3 * static_cast<double>(x3[i]);
+    }
+  }
+  for (; r < count; ++r) {
     const double coefficient = coefficients[r * coefficientStride];
     const float* row = rows + r * stride;
     for (size_t i = 0; i < length; ++i) sums[i] += coefficient * static_cast<double>(row[i]);

@@ -461,6 +461,20 @@ TEST(Expand, HasTheDocumentedRounding) {
       }
     }
   }
+  {  // sums in double, their products rounded once; ranks that are and are not multiples of four
+    const Factor first{.out = 3, .in = 1030, .rank = 8}, second{.out = 3, .in = 1030, .rank = 7};
+    const Source source = drawSource(random, Composition::Hadamard, first, second, Values::Reals);
+    const auto plan = planOf(source);
+    ASSERT_TRUE(plan);
+    ASSERT_TRUE(plan->isDense);
+    const Units units = expand(*plan, source, scratch);
+    for (uint64_t o = 0; o < 3; ++o) {
+      for (uint64_t i = 0; i < 1030; ++i) {
+        const double entry = source.first.at(o, i, 0, false) * source.second.at(o, i, 0, false);
+        ASSERT_EQ(units.a[o * units.strideA + i], static_cast<float>(entry)) << o << ", " << i;
+      }
+    }
+  }
 }
 
 TEST(Expand, MakesUnitVectorsOfTheShorterSide) {
