@@ -1,7 +1,7 @@
 // One call from open files to written bytes, in the worker: the only place that drives the core.
 
 import { MergeError, type MergeErrorCode } from './error.js'
-import type { BatchValue, ErrorValue, MainModule, PlanValue, Session } from './generated/core-single.mjs'
+import type { AdapterValue, BatchValue, ErrorValue, MainModule, PlanValue, ReadValue, Session } from './generated/core-single.mjs'
 import { methods } from './generated/registry.js'
 import { hashOf, HashingSink, type CreateHasher } from './hash.js'
 import type { AdapterData, AdapterReference, CancelFlag, ComparisonData, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
@@ -55,13 +55,16 @@ async function openAdapter(tools: Tools, session: Session, reference: AdapterRef
   const header = await source.read(0, size.bytes)
   const config = reference.config && (await readConfig(tools, reference.config))
   const names = { label: reference.label, file: source.name, configFile: reference.config?.name ?? '', fileSize: source.size, hasConfig: config !== undefined }
-  const { error, alphas, ...data } = session.addAdapter(names, header, config ?? new Uint8Array())
+  const opened = checkedAdapter(session.addAdapter(names, header, config ?? new Uint8Array()))
+  if (opened.alphas.length === 0) return opened.adapter
+  const values = await Promise.all(opened.alphas.map(({ offset, length }) => source.read(offset, length)))
+  return checkedAdapter(session.setAlphas(new Uint8Array(await new Blob(values as BlobPart[]).arrayBuffer()))).adapter
+}
+
+/** What the core says of an adapter, and which ranges of its file it still needs for that. */
+function checkedAdapter({ error, alphas, ...adapter }: AdapterValue): { adapter: AdapterData; alphas: ReadValue[] } {
   check(error)
-  if (alphas.length === 0) return data
-  const values = await Promise.all(alphas.map(({ offset, length }) => source.read(offset, length)))
-  const { error: wrong, alphas: _, ...complete } = session.setAlphas(new Uint8Array(await new Blob(values as BlobPart[]).arrayBuffer()))
-  check(wrong)
-  return complete
+  return { adapter, alphas }
 }
 
 async function readConfig(tools: Tools, reference: AdapterReference['tensors']): Promise<Uint8Array> {
