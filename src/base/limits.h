@@ -9,6 +9,14 @@ namespace lego::limits {
 /// The reference safetensors reader's own cap. A Llama-3-70B adapter with all modules needs 0.3 MB.
 inline constexpr uint64_t kHeaderBytes = 100'000'000;
 
+/// Metadata and tensor table of a GGUF file. Most of it is the vocabulary: 256,000 tokens with scores, types and
+/// merges take 10 to 15 MB. The caller must hold as much at a time.
+inline constexpr uint64_t kGgufHeaderBytes = 64 << 20;
+
+/// Longest array of GGUF metadata whose integers are kept: one per layer, of which the largest models have a
+/// few hundred. Vocabularies start at thousands.
+inline constexpr uint64_t kGgufArrayValues = 1024;
+
 /// PEFT writes 1 to 3 KB; long rank_pattern tables of real adapters reach 100 KB. Bounds the DOM that
 /// the JSON library builds.
 inline constexpr uint64_t kConfigBytes = 4'000'000;

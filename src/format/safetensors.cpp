@@ -314,12 +314,12 @@ Result<std::string> writeHeader(Header& header) {
   }
   uint64_t position = 0;
   for (TensorInfo& tensor : header.tensors) {
-    std::optional<uint64_t> bytes = bitsOf(tensor.dtype) / 8;
+    if (!dtypeOf(nameOf(tensor.dtype)))
+      return fail(Code::badDtype, "safetensors has no dtype " + std::string(nameOf(tensor.dtype)),
+                  tensor.name);
+    const std::optional<uint64_t> bytes = bytesOf(tensor.dtype, tensor.shape);
     std::string shape;
-    for (const uint64_t side : tensor.shape) {
-      bytes = bytes ? checkedMultiply(*bytes, side) : bytes;
-      shape += (shape.empty() ? "" : ",") + std::to_string(side);
-    }
+    for (const uint64_t side : tensor.shape) shape += (shape.empty() ? "" : ",") + std::to_string(side);
     const auto end = bytes ? checkedAdd(position, *bytes) : bytes;
     if (!end) return fail(Code::sizeOverflow, "the merged tensor's size does not fit 64 bits", tensor.name);
     if (json.size() > 1) json += ',';

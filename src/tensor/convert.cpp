@@ -12,6 +12,7 @@ namespace {
 using namespace simd;
 
 // Elements per kernel call: long enough to hide the call, short enough for V8 to swap in optimised code.
+// A multiple of every dtype's block of elements.
 constexpr size_t kBlock = 1024;
 
 F32x4 asFloat(U32x4 bits) { return xsimd::bitwise_cast<float>(bits); }
@@ -134,14 +135,14 @@ LEGO_KERNEL void copyBlock(const std::byte* source, size_t count, float* target)
 }  // namespace
 
 void toFloat(DType dtype, const std::byte* source, size_t count, float* target) {
-  const size_t bytes = bitsOf(dtype) / 8;
-  for (size_t at = 0; at < count; at += kBlock) {
+  const auto step = static_cast<size_t>(*bytesOf(dtype, kBlock));
+  for (size_t at = 0; at < count; at += kBlock, source += step) {
     const size_t n = std::min(kBlock, count - at);
     switch (dtype) {
-      case DType::F32: copyBlock(source + at * bytes, n, target + at); break;
-      case DType::F16: halfBlock(source + at * bytes, n, target + at); break;
-      case DType::BF16: bfloatBlock(source + at * bytes, n, target + at); break;
-      default: toFloatRef(dtype, source + at * bytes, n, target + at); break;  // rare in adapters
+      case DType::F32: copyBlock(source, n, target + at); break;
+      case DType::F16: halfBlock(source, n, target + at); break;
+      case DType::BF16: bfloatBlock(source, n, target + at); break;
+      default: toFloatRef(dtype, source, n, target + at); break;  // rare in adapters
     }
   }
 }
@@ -151,13 +152,13 @@ void fromFloat(DType dtype, const float* source, size_t count, std::byte* target
     if (count != 0) std::memcpy(target, source, count * sizeof(float));
     return;
   }
-  const size_t bytes = bitsOf(dtype) / 8;
-  for (size_t at = 0; at < count; at += kBlock) {
+  const auto step = static_cast<size_t>(*bytesOf(dtype, kBlock));
+  for (size_t at = 0; at < count; at += kBlock, target += step) {
     const size_t n = std::min(kBlock, count - at);
     switch (dtype) {
-      case DType::F16: toHalfBlock(source + at, n, target + at * bytes); break;
-      case DType::BF16: toBfloatBlock(source + at, n, target + at * bytes); break;
-      default: fromFloatRef(dtype, source + at, n, target + at * bytes); break;
+      case DType::F16: toHalfBlock(source + at, n, target); break;
+      case DType::BF16: toBfloatBlock(source + at, n, target); break;
+      default: fromFloatRef(dtype, source + at, n, target); break;
     }
   }
 }

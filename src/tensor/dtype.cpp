@@ -2,30 +2,98 @@
 
 #include <iterator>
 
+#include "base/checked.h"
+
 namespace lego {
 namespace {
 
 struct Entry {
   std::string_view name;
-  unsigned bits;
+  uint16_t elements;  // of one block
+  uint16_t bits;      // of one block
 };
 
+// Sizes of blocks: the structs of ggml/src/ggml-common.h, e.g. Q8_0 = a binary16 and 32 bytes.
 constexpr Entry kEntries[] = {
-    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
-    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
-    {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
-    {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64},
+    {"BOOL", 1, 8},
+    {"F4", 1, 4},
+    {"F6_E2M3", 1, 6},
+    {"F6_E3M2", 1, 6},
+    {"U8", 1, 8},
+    {"I8", 1, 8},
+    {"F8_E5M2", 1, 8},
+    {"F8_E4M3", 1, 8},
+    {"F8_E8M0", 1, 8},
+    {"F8_E4M3FNUZ", 1, 8},
+    {"F8_E5M2FNUZ", 1, 8},
+    {"I16", 1, 16},
+    {"U16", 1, 16},
+    {"F16", 1, 16},
+    {"BF16", 1, 16},
+    {"I32", 1, 32},
+    {"U32", 1, 32},
+    {"F32", 1, 32},
+    {"C64", 1, 64},
+    {"F64", 1, 64},
+    {"I64", 1, 64},
+    {"U64", 1, 64},
+    {"Q8_0", 32, 8 * 34},
+    {"Q4_0", 32, 8 * 18},
+    {"Q4_1", 32, 8 * 20},
+    {"Q5_0", 32, 8 * 22},
+    {"Q5_1", 32, 8 * 24},
+    {"Q8_1", 32, 8 * 36},
+    {"Q2_K", 256, 8 * 84},
+    {"Q3_K", 256, 8 * 110},
+    {"Q4_K", 256, 8 * 144},
+    {"Q5_K", 256, 8 * 176},
+    {"Q6_K", 256, 8 * 210},
+    {"Q8_K", 256, 8 * 292},
+    {"IQ2_XXS", 256, 8 * 66},
+    {"IQ2_XS", 256, 8 * 74},
+    {"IQ3_XXS", 256, 8 * 98},
+    {"IQ1_S", 256, 8 * 50},
+    {"IQ4_NL", 32, 8 * 18},
+    {"IQ3_S", 256, 8 * 110},
+    {"IQ2_S", 256, 8 * 82},
+    {"IQ4_XS", 256, 8 * 136},
+    {"IQ1_M", 256, 8 * 56},
+    {"TQ1_0", 256, 8 * 54},
+    {"TQ2_0", 256, 8 * 66},
+    {"MXFP4", 32, 8 * 17},
+    {"NVFP4", 64, 8 * 36},
+    {"Q1_0", 128, 8 * 18},
 };
-static_assert(std::size(kEntries) == static_cast<size_t>(DType::U64) + 1);
+static_assert(std::size(kEntries) == kDTypes);
+
+const Entry& entryOf(DType dtype) { return kEntries[static_cast<size_t>(dtype)]; }
 
 }  // namespace
 
-unsigned bitsOf(DType dtype) { return kEntries[static_cast<size_t>(dtype)].bits; }
+unsigned bitsOf(DType dtype) { return entryOf(dtype).elements == 1 ? entryOf(dtype).bits : 0; }
 
-std::string_view nameOf(DType dtype) { return kEntries[static_cast<size_t>(dtype)].name; }
+unsigned blockOf(DType dtype) { return entryOf(dtype).elements; }
+
+std::optional<uint64_t> bytesOf(DType dtype, uint64_t elements) {
+  const Entry& entry = entryOf(dtype);
+  if (elements % entry.elements != 0) return std::nullopt;
+  if (entry.bits % 8 == 0) return checkedMultiply(elements / entry.elements, entry.bits / 8);
+  const auto bits = checkedMultiply(elements, entry.bits);
+  if (!bits || *bits % 8 != 0) return std::nullopt;
+  return *bits / 8;
+}
+
+std::optional<uint64_t> bytesOf(DType dtype, std::span<const uint64_t> shape) {
+  if ((shape.empty() ? 1 : shape.back()) % blockOf(dtype) != 0) return std::nullopt;
+  std::optional<uint64_t> elements = 1;
+  for (const uint64_t side : shape) elements = elements ? checkedMultiply(*elements, side) : elements;
+  return elements ? bytesOf(dtype, *elements) : elements;
+}
+
+std::string_view nameOf(DType dtype) { return entryOf(dtype).name; }
 
 std::optional<DType> dtypeOf(std::string_view name) {
-  for (size_t i = 0; i < std::size(kEntries); ++i) {
+  for (size_t i = 0; i <= static_cast<size_t>(DType::U64); ++i) {
     if (kEntries[i].name == name) return static_cast<DType>(i);
   }
   return std::nullopt;
@@ -38,7 +106,7 @@ bool isFloat8(DType dtype) {
 
 bool isFactorDtype(DType dtype) {
   return dtype == DType::F16 || dtype == DType::BF16 || dtype == DType::F32 || dtype == DType::F64 ||
-         isFloat8(dtype);
+         dtype == DType::Q8_0 || isFloat8(dtype);
 }
 
 float float8ToFloat(DType dtype, uint8_t bits) {

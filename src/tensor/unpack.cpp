@@ -23,8 +23,12 @@ Tiling tilingFor(size_t columns) {
   return {std::max<size_t>(4, (kTileFloats / width) & ~size_t{3}), width};
 }
 
+/// Bytes in front of an element that begins a block. Tiles are cut at multiples of kTileColumns, rows hold
+/// whole blocks, and so the kernels meet no others.
+size_t bytesBefore(DType dtype, size_t element) { return static_cast<size_t>(*bytesOf(dtype, element)); }
+
 const std::byte* elementAt(const MatrixView& matrix, size_t row, size_t column) {
-  return matrix.data + (row * matrix.columns + column) * (bitsOf(matrix.dtype) / 8);
+  return matrix.data + bytesBefore(matrix.dtype, row * matrix.columns + column);
 }
 
 LEGO_KERNEL uint32_t scaleBlock(const float* source, size_t count, float factor, float* target) {
@@ -76,13 +80,12 @@ void unpackColumns(const MatrixView& matrix, float* units, size_t stride, std::s
 uint32_t packRows(DType dtype, const float* units, size_t stride, size_t rows, size_t columns,
                   std::span<const float> factors, std::byte* target) {
   std::vector<float> scaled(std::min(columns, kTileColumns));
-  const size_t bytes = bitsOf(dtype) / 8;
   uint32_t largest = 0;
   for (size_t r = 0; r < rows; ++r) {
     for (size_t at = 0; at < columns; at += kTileColumns) {
       const size_t n = std::min(kTileColumns, columns - at);
       largest = std::max(largest, scaleBlock(units + r * stride + at, n, factors[r], scaled.data()));
-      fromFloat(dtype, scaled.data(), n, target + (r * columns + at) * bytes);
+      fromFloat(dtype, scaled.data(), n, target + bytesBefore(dtype, r * columns + at));
     }
   }
   return largest;
@@ -93,7 +96,6 @@ uint32_t packColumns(DType dtype, const float* units, size_t stride, size_t rows
   // The target is columns x rows: its rows are short (the rank), so tiles hold whole rows where they can.
   const Tiling tiling = tilingFor(rows);
   std::vector<float> scaled(tiling.rows * tiling.columns), tile(tiling.rows * tiling.columns);
-  const size_t bytes = bitsOf(dtype) / 8;
   uint32_t largest = 0;
   for (size_t column = 0; column < columns; column += tiling.rows) {
     const size_t height = std::min(tiling.rows, columns - column);
@@ -105,10 +107,11 @@ uint32_t packColumns(DType dtype, const float* units, size_t stride, size_t rows
       }
       transpose(scaled.data(), width, height, height, tile.data(), width);
       if (width == rows) {
-        fromFloat(dtype, tile.data(), height * width, target + column * rows * bytes);
+        fromFloat(dtype, tile.data(), height * width, target + bytesBefore(dtype, column * rows));
       } else {
         for (size_t h = 0; h < height; ++h)
-          fromFloat(dtype, tile.data() + h * width, width, target + ((column + h) * rows + row) * bytes);
+          fromFloat(dtype, tile.data() + h * width, width,
+                    target + bytesBefore(dtype, (column + h) * rows + row));
       }
     }
   }

@@ -9,7 +9,8 @@
 
 namespace lego {
 
-/// A matrix as it lies in a file: row-major, little-endian, of any alignment. Owns nothing.
+/// A matrix as it lies in a file: row-major, little-endian, of any alignment. Owns nothing. Where the dtype
+/// stores blocks (Q8_0), each row must hold whole ones.
 struct MatrixView {
   DType dtype = DType::F32;
   const std::byte* data = nullptr;
@@ -27,8 +28,9 @@ void unpackColumns(const MatrixView& matrix, float* units, size_t stride, std::s
 void unpackColumnsRef(const MatrixView& matrix, float* units, size_t stride, std::span<uint32_t> magnitude);
 
 /// The way back, with rounding: `rows` rows of `columns` floats, `stride` apart, each multiplied by its
-/// factor, become a matrix of `dtype` at `target`: rows x columns, or, transposed, columns x rows.
-/// Returns the maxMagnitudeBits of all that was written, before rounding to `dtype`.
+/// factor, become a matrix of `dtype` at `target`: rows x columns, or, transposed, columns x rows. The rows
+/// of that matrix must hold whole blocks of the dtype. Returns the maxMagnitudeBits of all that was written,
+/// before rounding to `dtype`.
 uint32_t packRows(DType dtype, const float* units, size_t stride, size_t rows, size_t columns,
                   std::span<const float> factors, std::byte* target);
 uint32_t packRowsRef(DType dtype, const float* units, size_t stride, size_t rows, size_t columns,

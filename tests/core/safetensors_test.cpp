@@ -119,6 +119,7 @@ TEST(Safetensors, RefusesBadTensors) {
              Code::duplicateTensor);
   expectCode(readJson(table(tensor("a", "F32", "[1]", 0, 4), tensor("\\u0061", "F32", "[1]", 4, 8)), 8),
              Code::duplicateTensor);
+  expectCode(readJson(table(tensor("a", "Q8_0", "[32]", 0, 34)), 34), Code::unknownDtype);
   expectCode(readJson(table(tensor("a", "F32", "[2]", 0, 8), tensor("b", "F32", "[1]", 4, 8)), 8),
              Code::tensorOverlap);
   expectCode(readJson(table(tensor("a", "F32", "[1]", 0, 4), tensor("b", "F32", "[1]", 0, 4)), 4),
@@ -208,6 +209,9 @@ TEST(Safetensors, WritesWhatItReads) {
     EXPECT_EQ(back.tensors[i].begin, header.tensors[i].begin);
     EXPECT_EQ(back.tensors[i].end, header.tensors[i].end);
   }
+  Header blocks;
+  blocks.tensors = {{"q", DType::Q8_0, {32}, 0, 0}};
+  expectCode(safetensors::writeHeader(blocks), Code::badDtype);
   header.tensors.push_back({"huge", DType::F64, {UINT64_MAX, 2}, 0, 0});
   expectCode(safetensors::writeHeader(header), Code::sizeOverflow);
 }

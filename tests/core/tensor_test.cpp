@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -145,6 +146,42 @@ TEST(DTypes, NamesRoundTrip) {
     EXPECT_GT(bitsOf(dtype), 0u);
   }
   EXPECT_EQ(dtypeOf("f32"), std::nullopt);
+}
+
+// A safetensors header that claims one of them is wrong.
+TEST(DTypes, GgufsOwnAreNoneOfSafetensors) {
+  for (size_t i = static_cast<size_t>(DType::U64) + 1; i < kDTypes; ++i) {
+    const auto dtype = static_cast<DType>(i);
+    EXPECT_EQ(dtypeOf(nameOf(dtype)), std::nullopt) << nameOf(dtype);
+    EXPECT_EQ(bitsOf(dtype), 0u) << nameOf(dtype);
+    EXPECT_GT(blockOf(dtype), 1u) << nameOf(dtype);
+    EXPECT_EQ(isFactorDtype(dtype), dtype == DType::Q8_0) << nameOf(dtype);
+  }
+}
+
+TEST(DTypes, SizesAreCheckedAndWhole) {
+  EXPECT_EQ(bytesOf(DType::F64, 5), 40u);
+  EXPECT_EQ(bytesOf(DType::F4, 6), 3u);
+  EXPECT_EQ(bytesOf(DType::F4, 5), std::nullopt);
+  EXPECT_EQ(bytesOf(DType::F6E2M3, 4), 3u);
+  EXPECT_EQ(bytesOf(DType::F6E2M3, 2), std::nullopt);
+  EXPECT_EQ(bytesOf(DType::Q8_0, 64), 68u);
+  EXPECT_EQ(bytesOf(DType::Q8_0, 0), 0u);
+  EXPECT_EQ(bytesOf(DType::Q8_0, 63), std::nullopt);
+  EXPECT_EQ(bytesOf(DType::F32, uint64_t{1} << 62), std::nullopt);
+  EXPECT_EQ(bytesOf(DType::F32, (uint64_t{1} << 62) - 1), UINT64_MAX - 3);
+  // 2^63 elements in blocks of 32 take less than 2^64 bytes, 2^64 - 32 do not.
+  EXPECT_EQ(bytesOf(DType::Q8_0, uint64_t{1} << 63), (uint64_t{34} << 58));
+  EXPECT_EQ(bytesOf(DType::Q8_0, UINT64_MAX - 31), std::nullopt);
+
+  const auto shaped = [](DType dtype, std::vector<uint64_t> shape) { return bytesOf(dtype, shape); };
+  EXPECT_EQ(shaped(DType::F32, {}), 4u);
+  EXPECT_EQ(shaped(DType::BF16, {3, 5}), 30u);
+  EXPECT_EQ(shaped(DType::F16, {3, 0, 5}), 0u);
+  EXPECT_EQ(shaped(DType::Q8_0, {3, 64}), 204u);
+  EXPECT_EQ(shaped(DType::Q8_0, {64, 3}), std::nullopt);  // whole blocks, but not in each row
+  EXPECT_EQ(shaped(DType::Q8_0, {}), std::nullopt);
+  EXPECT_EQ(shaped(DType::F32, {uint64_t{1} << 32, uint64_t{1} << 32}), std::nullopt);
 }
 
 TEST(Convert, FastHalfKernelsEqualReferenceOnEveryValue) {
@@ -327,6 +364,173 @@ TEST(Pack, UndoesUnpack) {
     unpackColumns({dtype, stored.data(), out, rank}, units.data(), out, magnitude);
     packColumns(dtype, units.data(), out, rank, out, std::vector<float>(rank, 1.0f), back.data());
     EXPECT_EQ(stored, back);
+  }
+}
+
+/// quantize_row_q8_0_ref of ggml, with its own words.
+void ggmlQ8(const float* x, size_t count, std::byte* y) {
+  for (size_t i = 0; i < count; i += 32, y += 34) {
+    float amax = 0.0f;
+    for (size_t j = 0; j < 32; ++j) amax = std::max(amax, std::fabs(x[i + j]));
+    const float d = amax / ((1 << 7) - 1);
+    const float id = d != 0 ? 1.0f / d : 0.0f;
+    const uint16_t half = floatToHalf(d);
+    std::memcpy(y, &half, 2);
+    for (size_t j = 0; j < 32; ++j)
+      y[2 + j] = static_cast<std::byte>(static_cast<int8_t>(std::roundf(x[i + j] * id)));
+  }
+}
+
+/// Values of all magnitudes, but of like ones within a block, as weights have; some blocks all zero.
+std::vector<float> blockFloats(Random& random, size_t count) {
+  std::vector<float> values(count);
+  float scale = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (i % 32 == 0)
+      scale = random.below(9) == 0 ? 0 : std::ldexp(1.0f, 20 - static_cast<int>(random.below(60)));
+    values[i] = static_cast<float>(random.uniform() - 0.5) * scale;
+  }
+  return values;
+}
+
+TEST(Q8, QuantisesAsGgml) {
+  Random random(11);
+  auto values = blockFloats(random, 32 * 4000);
+  // Ties: d = 1 exactly, and so every half is one.
+  for (int i = 0; i < 32; ++i) values[i] = i == 31 ? -127.0f : static_cast<float>(i - 15) + 0.5f;
+  std::vector<std::byte> found(values.size() / 32 * 34), expected(found.size());
+  ggmlQ8(values.data(), values.size(), expected.data());
+  fromFloatRef(DType::Q8_0, values.data(), values.size(), found.data());
+  ASSERT_EQ(found, expected);
+  EXPECT_EQ(static_cast<int8_t>(found[2 + 0]), -15);  // -14.5, away from zero
+  EXPECT_EQ(static_cast<int8_t>(found[2 + 15]), 1);   // 0.5
+  EXPECT_EQ(static_cast<int8_t>(found[2 + 31]), -127);
+}
+
+TEST(Q8, IsAsExactAsItsStep) {
+  Random random(12);
+  const auto values = blockFloats(random, 32 * 4000);
+  std::vector<std::byte> bytes(values.size() / 32 * 34);
+  std::vector<float> back(values.size());
+  fromFloat(DType::Q8_0, values.data(), values.size(), bytes.data());
+  toFloat(DType::Q8_0, bytes.data(), values.size(), back.data());
+  for (size_t i = 0; i < values.size(); i += 32) {
+    double largest = 0;
+    for (size_t j = i; j < i + 32; ++j) largest = std::max(largest, std::abs(double{values[j]}));
+    // Half a step, and the rounding of the step: by 2^-11 of itself, or 2^-25 where halves are subnormal.
+    const double step = largest / 127, slack = std::max(step * 0x1p-11, 0x1p-25) * 127;
+    for (size_t j = i; j < i + 32; ++j)
+      ASSERT_LE(std::abs(double{back[j]} - double{values[j]}), step * 0.5001 + slack) << j;
+  }
+}
+
+TEST(Q8, ReadsByDefinition) {
+  std::vector<std::byte> block(34);
+  for (uint32_t half = 0; half < 65536; half += 13) {
+    const auto bits = static_cast<uint16_t>(half);
+    std::memcpy(block.data(), &bits, 2);
+    for (int j = 0; j < 32; ++j) block[2 + j] = static_cast<std::byte>(half + 8 * j);
+    float values[32];
+    toFloat(DType::Q8_0, block.data(), 32, values);
+    const double scale = halfByDefinition(bits);
+    for (int j = 0; j < 32; ++j) {
+      const double exact = scale * static_cast<int8_t>(block[2 + j]);
+      if (std::isnan(exact)) {
+        ASSERT_TRUE(std::isnan(values[j]));
+      } else {
+        ASSERT_EQ(static_cast<double>(values[j]), exact);
+      }
+    }
+  }
+}
+
+// What the format cannot hold must not come out as an innocent number.
+TEST(Q8, BlocksThatAreNotFiniteBecomeNan) {
+  for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+    for (size_t at : {0, 7, 31}) {
+      std::vector<float> values(96, 0.25f), back(96);
+      values[32 + at] = bad;
+      std::vector<std::byte> bytes(3 * 34);
+      fromFloat(DType::Q8_0, values.data(), values.size(), bytes.data());
+      toFloat(DType::Q8_0, bytes.data(), values.size(), back.data());
+      for (size_t i = 0; i < 96; ++i) EXPECT_EQ(std::isnan(back[i]), i / 32 == 1) << i;
+    }
+  }
+}
+
+TEST(Q8, TinyBlocksBecomeZero) {
+  for (const float tiny : {1e-45f, 1e-40f, 2e-38f, 1e-30f, 1e-6f}) {
+    std::vector<float> values(32, tiny), back(32, 1);
+    values[3] = -tiny;
+    std::vector<std::byte> bytes(34);
+    fromFloat(DType::Q8_0, values.data(), 32, bytes.data());
+    toFloat(DType::Q8_0, bytes.data(), 32, back.data());
+    for (const float value : back) EXPECT_LE(std::abs(value), std::abs(tiny) < 1e-7f ? 0.0f : 8e-6f);
+  }
+}
+
+TEST(Q8, EveryLengthAndByteOffset) {
+  Random random(13);
+  for (size_t blocks : {0, 1, 2, 31, 32, 33, 65}) {
+    for (size_t offset = 0; offset < 5; ++offset) {
+      const size_t length = 32 * blocks;
+      const auto values = blockFloats(random, length);
+      std::vector<std::byte> stored(offset + blocks * 34 + 1, std::byte{0xAB}), expected = stored;
+      fromFloat(DType::Q8_0, values.data(), length, stored.data() + offset);
+      fromFloatRef(DType::Q8_0, values.data(), length, expected.data() + offset);
+      ASSERT_EQ(stored, expected);
+      std::vector<float> fast(length + 1, 42), reference(length + 1, 42);
+      toFloat(DType::Q8_0, stored.data() + offset, length, fast.data());
+      toFloatRef(DType::Q8_0, stored.data() + offset, length, reference.data());
+      ASSERT_EQ(fast, reference);
+    }
+  }
+}
+
+TEST(Q8, UnpacksAndPacksAsTheReferenceAndAsFloats) {
+  Random random(14);
+  for (const size_t rows : {1, 3, 16, 17, 64, 1030}) {
+    for (const size_t columns : {32, 64, 992, 1024, 1056, 2080}) {
+      const size_t count = rows * columns, bytes = count / 32 * 34;
+      const auto values = blockFloats(random, count);
+      std::vector<std::byte> stored(bytes + 1);
+      fromFloatRef(DType::Q8_0, values.data(), count, stored.data() + 1);
+      std::vector<float> plain(count);
+      toFloatRef(DType::Q8_0, stored.data() + 1, count, plain.data());
+      const MatrixView view{DType::Q8_0, stored.data() + 1, rows, columns};
+      const MatrixView floats{DType::F32, reinterpret_cast<const std::byte*>(plain.data()), rows, columns};
+
+      std::vector<float> fast(rows * (columns + 2), -9), reference = fast, expected = fast;
+      std::vector<uint32_t> fastMax(rows), referenceMax(rows), expectedMax(rows);
+      unpackRows(view, fast.data(), columns + 2, fastMax);
+      unpackRowsRef(view, reference.data(), columns + 2, referenceMax);
+      unpackRows(floats, expected.data(), columns + 2, expectedMax);
+      ASSERT_EQ(fast, expected);
+      ASSERT_EQ(reference, expected);
+      ASSERT_EQ(fastMax, expectedMax);
+      ASSERT_EQ(referenceMax, expectedMax);
+
+      std::vector<float> fastColumns(columns * (rows + 3), -9), referenceColumns = fastColumns,
+                                                                expectedColumns = fastColumns;
+      fastMax.assign(columns, 1), referenceMax.assign(columns, 2), expectedMax.assign(columns, 3);
+      unpackColumns(view, fastColumns.data(), rows + 3, fastMax);
+      unpackColumnsRef(view, referenceColumns.data(), rows + 3, referenceMax);
+      unpackColumns(floats, expectedColumns.data(), rows + 3, expectedMax);
+      ASSERT_EQ(fastColumns, expectedColumns) << rows << " x " << columns;
+      ASSERT_EQ(referenceColumns, expectedColumns);
+      ASSERT_EQ(fastMax, expectedMax);
+
+      // Packed as rows; and, from a matrix of units on its side, as columns, whose rows must be whole too.
+      std::vector<float> factors(std::max(rows, columns));
+      for (float& factor : factors) factor = static_cast<float>(random.uniform() * 3);
+      std::vector<std::byte> packed(bytes), packedRef(bytes);
+      EXPECT_EQ(packRows(DType::Q8_0, values.data(), columns, rows, columns, factors, packed.data()),
+                packRowsRef(DType::Q8_0, values.data(), columns, rows, columns, factors, packedRef.data()));
+      ASSERT_EQ(packed, packedRef);
+      EXPECT_EQ(packColumns(DType::Q8_0, values.data(), rows, columns, rows, factors, packed.data()),
+                packColumnsRef(DType::Q8_0, values.data(), rows, columns, rows, factors, packedRef.data()));
+      ASSERT_EQ(packed, packedRef) << rows << " x " << columns;
+    }
   }
 }
 
