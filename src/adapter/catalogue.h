@@ -11,7 +11,7 @@
 namespace lego {
 
 /// How an adapter's files are named (adapter/dialect.h).
-enum class Dialect : uint8_t { Peft, Kohya, Diffusers, Comfy, XLabs, ControlLora, Mlx };
+enum class Dialect : uint8_t { Peft, Kohya, Diffusers, Comfy, XLabs, ControlLora, Mlx, Gguf };
 
 /// Whose modules a dialect's paths name. Paths of one naming can be told to be the same module.
 enum class Naming : uint8_t {
@@ -32,7 +32,9 @@ struct AdapterModule {
   ModuleKind kind = ModuleKind::Linear;
   TensorInfo a;
   TensorInfo b;
-  bool transposed = false;  ///< A is stored in x rank, B rank x out
+  bool transposedA = false;  ///< A is stored in x rank
+  bool transposedB = false;  ///< B is stored rank x out
+  uint32_t rowHeads = 0;     ///< rows of B are those of so many heads in llama.cpp's order; 0: as everywhere
   uint64_t rank = 0;
   uint64_t in = 0;               ///< columns of A: input features, or channels x kernel, or the vocabulary
   uint64_t out = 0;              ///< rows of B
@@ -60,8 +62,9 @@ struct AdapterInfo {
   std::string revision;
   bool fanInFanOut = false;
   bool rslora = false;
-  uint64_t rank = 0;  ///< `r` of the config
-  double alpha = 0;   ///< `lora_alpha` of the config
+  std::string architecture;  ///< GGUF: general.architecture of the base model
+  uint64_t rank = 0;         ///< `r` of the config
+  double alpha = 0;          ///< `lora_alpha` of the config
   /// Last path components that name every module of the adapter and no others of its base model; absent
   /// where the config chose modules in another way.
   std::optional<std::vector<std::string>> targetSuffixes;

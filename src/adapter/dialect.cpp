@@ -13,8 +13,10 @@ constexpr DialectInfo kDialects[] = {
      .naming = Naming::Transformers,
      .tensorFile = "adapter_model.safetensors",
      .configFile = "adapter_config.json",
+     .isGguf = false,
      .transposed = false,
      .hasEmbeddings = true,
+     .keysTellEmbeddings = true,
      .hasConvolutions = true,
      .scales = ScalePlace::EachModule,
      .alphaTensors = false,
@@ -25,8 +27,10 @@ constexpr DialectInfo kDialects[] = {
      .naming = Naming::Diffusion,
      .tensorFile = "lora.safetensors",
      .configFile = nullptr,
+     .isGguf = false,
      .transposed = false,
      .hasEmbeddings = false,
+     .keysTellEmbeddings = true,
      .hasConvolutions = true,
      .scales = ScalePlace::EachModule,
      .alphaTensors = true,
@@ -38,8 +42,10 @@ constexpr DialectInfo kDialects[] = {
      .naming = Naming::Diffusion,
      .tensorFile = "pytorch_lora_weights.safetensors",
      .configFile = nullptr,
+     .isGguf = false,
      .transposed = false,
      .hasEmbeddings = false,
+     .keysTellEmbeddings = true,
      .hasConvolutions = true,
      .scales = ScalePlace::EachModule,
      .alphaTensors = false,
@@ -52,8 +58,10 @@ constexpr DialectInfo kDialects[] = {
      .naming = Naming::Diffusion,
      .tensorFile = "lora.safetensors",
      .configFile = nullptr,
+     .isGguf = false,
      .transposed = false,
      .hasEmbeddings = false,
+     .keysTellEmbeddings = true,
      .hasConvolutions = true,
      .scales = ScalePlace::EachModule,
      .alphaTensors = true,
@@ -64,8 +72,10 @@ constexpr DialectInfo kDialects[] = {
      .naming = Naming::Diffusion,
      .tensorFile = "lora.safetensors",
      .configFile = nullptr,
+     .isGguf = false,
      .transposed = false,
      .hasEmbeddings = false,
+     .keysTellEmbeddings = true,
      .hasConvolutions = false,
      .scales = ScalePlace::Nowhere,
      .alphaTensors = false,
@@ -76,8 +86,10 @@ constexpr DialectInfo kDialects[] = {
      .naming = Naming::Diffusion,
      .tensorFile = "control-lora.safetensors",
      .configFile = nullptr,
+     .isGguf = false,
      .transposed = false,
      .hasEmbeddings = false,
+     .keysTellEmbeddings = true,
      .hasConvolutions = true,
      .scales = ScalePlace::Nowhere,
      .alphaTensors = false,
@@ -88,12 +100,30 @@ constexpr DialectInfo kDialects[] = {
      .naming = Naming::Transformers,
      .tensorFile = "adapters.safetensors",
      .configFile = "adapter_config.json",
+     .isGguf = false,
      .transposed = true,
      .hasEmbeddings = true,
+     .keysTellEmbeddings = false,
      .hasConvolutions = false,
      .scales = ScalePlace::Config,
      .alphaTensors = false,
      .hasOneRank = true},
+    {.dialect = Dialect::Gguf,
+     .name = "gguf",
+     .sentence =
+         "llama.cpp: one GGUF file, names such as blk.0.attn_q. Needs the base model's config.json or GGUF "
+         "where it is not all there is.",
+     .naming = Naming::Transformers,
+     .tensorFile = "adapter.gguf",
+     .configFile = nullptr,
+     .isGguf = true,
+     .transposed = false,
+     .hasEmbeddings = true,
+     .keysTellEmbeddings = false,
+     .hasConvolutions = false,
+     .scales = ScalePlace::Nowhere,
+     .alphaTensors = false,
+     .hasOneRank = false},
 };
 
 /// An ending of a key, after the module's path.
@@ -150,6 +180,8 @@ constexpr Suffix kXLabsSuffixes[] = {{".down.weight", Part::A}, {".up.weight", P
 constexpr Suffix kControlSuffixes[] = {{".down", Part::A}, {".up", Part::B}};
 constexpr Suffix kMlxSuffixes[] = {{".lora_a", Part::A}, {".lora_b", Part::B}};
 
+constexpr Suffix kGgufSuffixes[] = {{".weight.lora_a", Part::A}, {".weight.lora_b", Part::B}};
+
 constexpr std::string_view kPeftPrefixes[] = {"base_model.model."};
 constexpr std::string_view kKohyaPrefixes[] = {
     "lora_unet_",       "lora_te_",       "lora_te1_",         "lora_te2_",        "lora_te3_",
@@ -173,6 +205,7 @@ Grammar grammarOf(Dialect dialect) {
     case Dialect::XLabs: return {{}, true, true, kXLabsSuffixes};
     case Dialect::ControlLora: return {kControlPrefixes, true, true, kControlSuffixes};
     case Dialect::Mlx: return {{}, true, true, kMlxSuffixes};
+    case Dialect::Gguf: return {{}, true, true, kGgufSuffixes};
   }
   return {};
 }
@@ -291,6 +324,7 @@ std::string keyOf(Dialect dialect, const std::string& path, ModuleKind kind, Par
     case Dialect::XLabs: return either(".down.weight", ".up.weight");
     case Dialect::ControlLora: return either(".down", ".up");
     case Dialect::Mlx: return either(".lora_a", ".lora_b");
+    case Dialect::Gguf: return either(".weight.lora_a", ".weight.lora_b");
   }
   return {};
 }

@@ -38,13 +38,15 @@ struct DialectInfo {
   Naming naming;           ///< which modules its paths can be known to be the same as
   const char* tensorFile;  ///< what a written file is called where the user does not say
   const char* configFile;  ///< nullptr: the tensor file says it all
+  bool isGguf;             ///< in a GGUF file; otherwise in safetensors
   /// Whether A is stored in x rank and B rank x out, the other way round than everywhere else.
   bool transposed;
-  bool hasEmbeddings;    ///< whether its keys can name the factors of an embedding
-  bool hasConvolutions;  ///< whether factors may be kernels
-  ScalePlace scales;     ///< Config: one for all modules
-  bool alphaTensors;     ///< whether a module's alpha is a tensor beside its factors
-  bool hasOneRank;       ///< whether all modules must have the same rank, the config's
+  bool hasEmbeddings;       ///< whether it can hold the factors of an embedding
+  bool keysTellEmbeddings;  ///< whether these have keys of their own; or else the module's name tells
+  bool hasConvolutions;     ///< whether factors may be kernels
+  ScalePlace scales;        ///< Config: one for all modules
+  bool alphaTensors;        ///< whether a module's alpha is a tensor beside its factors
+  bool hasOneRank;          ///< whether all modules must have the same rank, the config's
 };
 
 std::span<const DialectInfo> dialects();

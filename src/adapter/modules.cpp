@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
 
+#include "adapter/write_adapter.h"
 #include "base/checked.h"
 #include "base/limits.h"
 
@@ -39,8 +41,8 @@ struct Parts {
 /// Where a dialect's keys do not tell embeddings from linear layers, their names do.
 bool namesEmbedding(std::string_view path) {
   const std::string_view name = path.substr(path.rfind('.') + 1);
-  constexpr std::string_view kNames[] = {"embed_tokens",    "wte",     "wpe", "tok_embeddings",
-                                         "word_embeddings", "embed_in"};
+  constexpr std::string_view kNames[] = {"embed_tokens",    "wte",      "wpe",       "tok_embeddings",
+                                         "word_embeddings", "embed_in", "token_embd"};
   return std::ranges::find(kNames, name) != std::end(kNames);
 }
 
@@ -66,10 +68,10 @@ Status readShapes(AdapterModule& module, const DialectInfo& dialect) {
       if (b[i] != 1) return wrong("lora_B of a convolution must be 1 x 1");
     }
   }
-  const uint64_t rankOfB = module.transposed ? b[0] : b[1];
-  module.rank = module.transposed ? a[1] : a[0];
-  module.in = module.transposed ? a[0] : product(a, 1);
-  module.out = module.transposed ? b[1] : b[0];
+  const uint64_t rankOfB = module.transposedB ? b[0] : b[1];
+  module.rank = module.transposedA ? a[1] : a[0];
+  module.in = module.transposedA ? a[0] : product(a, 1);
+  module.out = module.transposedB ? b[1] : b[0];
   if (module.rank == 0 || rankOfB == 0)
     return fail(Code::rankZero, "the factor has rank zero", module.rank == 0 ? module.a.name : module.b.name);
   if (rankOfB != module.rank) {
@@ -100,11 +102,11 @@ Result<AdapterModule> moduleOf(const std::string& path, const Parts& parts, cons
   }
   AdapterModule module;
   module.path = path;
-  const bool isEmbedding = parts.isEmbedding || (dialect.transposed && namesEmbedding(path));
+  const bool isEmbedding = parts.isEmbedding || (!dialect.keysTellEmbeddings && namesEmbedding(path));
   module.kind = isEmbedding ? ModuleKind::Embedding : ModuleKind::Linear;
   module.a = *parts.a;
   module.b = *parts.b;
-  module.transposed = dialect.transposed;
+  std::tie(module.transposedA, module.transposedB) = turnedFactors(dialect.dialect, module.kind);
   for (const TensorInfo* factor : {parts.a, parts.b}) {
     if (Status read = checkDtype(*factor); !read) return read.error();
   }
@@ -133,6 +135,10 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
       catalogue.unsupported.push_back({tensor.name, reasonFor(dialect, tensor.name)});
       continue;
     }
+    if (tensor.shape.size() == 3 && info.naming == Naming::Transformers && !info.hasConvolutions) {
+      catalogue.unsupported.push_back({tensor.name, "a stack of factors, one for each expert of a mixture"});
+      continue;
+    }
     Parts& parts = modules[key->path];
     const TensorInfo*& part = key->part == Part::A ? parts.a : key->part == Part::B ? parts.b : parts.alpha;
     if (part)
@@ -159,7 +165,7 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
     }
     catalogue.modules.push_back(std::move(*module));
   }
-  if (catalogue.modules.empty())
+  if (catalogue.modules.empty() && catalogue.unsupported.empty())
     return fail(Code::noFactors, "the file holds no LoRA factors of this dialect, " + std::string(info.name),
                 header.tensors.empty() ? std::string() : header.tensors.front().name);
   std::ranges::sort(catalogue.alphas, {}, [](const AlphaTensor& alpha) { return alpha.tensor.begin; });

@@ -28,6 +28,7 @@ Result<Detected> detect(const Header& header) {
   std::map<Dialect, Found> found;
   for (const TensorInfo& tensor : header.tensors) {
     for (const DialectInfo& dialect : dialects()) {
+      if (dialect.isGguf) continue;
       const auto key = parseKey(dialect.dialect, tensor.name);
       if (!key || (key->part != Part::A && key->part != Part::B)) continue;
       Found& own = found[dialect.dialect];
@@ -135,6 +136,36 @@ Status applyDiffusers(Catalogue& catalogue) {
   return {};
 }
 
+/// A GGUF file that says what it is. Source: llama.cpp src/llama-adapter.cpp.
+Result<Detected> detectGguf(const gguf::Metadata& metadata) {
+  const std::string* type = gguf::textOf(metadata, "general.type");
+  const std::string* adapter = gguf::textOf(metadata, "adapter.type");
+  if (!type || *type != "adapter" || !adapter || *adapter != "lora")
+    return fail(Code::unsupportedAdapter,
+                "this GGUF file is no LoRA adapter (general.type and adapter.type say so)");
+  return Detected{Dialect::Gguf, "it is a GGUF file with adapter.type lora"};
+}
+
+Status applyGguf(Catalogue& catalogue, const gguf::Metadata& metadata) {
+  const std::string* architecture = gguf::textOf(metadata, "general.architecture");
+  if (!architecture) return fail(Code::badHeader, "the file names no architecture (general.architecture)");
+  catalogue.info.architecture = *architecture;
+  if (const std::string* name = gguf::textOf(metadata, "general.base_model.0.name"))
+    catalogue.info.baseModel = *name;
+  if (const gguf::Array* tokens = gguf::arrayOf(metadata, "adapter.alora.invocation_tokens");
+      tokens && tokens->count > 0)
+    catalogue.unsupported.push_back({{}, "activated LoRA: it acts only after its invocation tokens"});
+  const double alpha = gguf::numberOf(metadata, "adapter.lora.alpha").value_or(0);
+  if (!std::isfinite(alpha)) return fail(Code::badAlpha, "adapter.lora.alpha is no finite number");
+  for (AdapterModule& module : catalogue.modules) {
+    // An alpha of zero means that the file's factors are final.
+    const auto rank = static_cast<double>(module.rank);
+    module.alpha = alpha == 0 ? rank : alpha;
+    module.scale = module.alpha / rank;
+  }
+  return {};
+}
+
 /// What kohya's files say about their base model.
 void readKohyaMetadata(Catalogue& catalogue) {
   for (const auto& [key, value] : catalogue.metadata) {
@@ -162,8 +193,9 @@ Result<AdapterConfig> readAdapterConfig(std::string_view text) {
   return AdapterConfig(std::move(*config));
 }
 
-Result<Catalogue> readAdapter(const Header& header, const std::optional<AdapterConfig>& config) {
-  const auto detected = detect(header);
+Result<Catalogue> readAdapter(const Container& file, const std::optional<AdapterConfig>& config) {
+  const Header& header = file.header;
+  const auto detected = file.gguf ? detectGguf(*file.gguf) : detect(header);
   if (!detected) return detected.error();
   const DialectInfo& dialect = infoOf(detected->dialect);
   auto catalogue = collectModules(header, detected->dialect);
@@ -188,6 +220,7 @@ Result<Catalogue> readAdapter(const Header& header, const std::optional<AdapterC
   switch (dialect.dialect) {
     case Dialect::Peft: applied = applyPeft(*catalogue, *peftConfig); break;
     case Dialect::Mlx: applyMlx(*catalogue, *mlxConfig); break;
+    case Dialect::Gguf: applied = applyGguf(*catalogue, *file.gguf); break;
     case Dialect::Diffusers: applied = applyDiffusers(*catalogue); break;
     case Dialect::Kohya: applyNothing(*catalogue), readKohyaMetadata(*catalogue); break;
     case Dialect::Comfy:

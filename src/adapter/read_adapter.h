@@ -9,6 +9,7 @@
 #include "adapter/mlx_config.h"
 #include "adapter/peft_config.h"
 #include "base/result.h"
+#include "format/container.h"
 
 namespace lego {
 
@@ -19,8 +20,8 @@ Result<AdapterConfig> readAdapterConfig(std::string_view text);
 
 /// Tells the dialect from the tensors' names, and resolves them. Where the dialect keeps alphas as tensors,
 /// scales are final only after setAlphas().
-/// Errors: no_factors, ambiguous_dialect, config_missing, bad_config (diffusers' own metadata), those of
-/// collectModules, rank_mismatch.
-Result<Catalogue> readAdapter(const Header& header, const std::optional<AdapterConfig>& config);
+/// Errors: no_factors, ambiguous_dialect, config_missing, bad_config (diffusers' own metadata),
+/// unsupported_adapter (a GGUF file that is no LoRA), those of collectModules, rank_mismatch.
+Result<Catalogue> readAdapter(const Container& file, const std::optional<AdapterConfig>& config);
 
 }  // namespace lego

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "adapter/dialect.h"
+#include "adapter/ggml_names.h"
 
 namespace lego {
 namespace {
@@ -61,11 +62,76 @@ AdapterModule sliceOf(const AdapterModule& module, const CanonicalPart& part) {
   return slice;
 }
 
+/// GGUF modules as transformers names them, their rows of q and k marked as llama.cpp orders them.
+Result<std::vector<AdapterModule>> fromGguf(const Catalogue& catalogue, const BaseModel* base) {
+  const std::string& architecture = catalogue.info.architecture;
+  if (base && base->architecture != architecture) {
+    return Error{Code::mixedDialects,
+                 "the adapter is of architecture " + shownName(architecture) + ", the base model of " +
+                     shownName(base->architecture),
+                 {},
+                 {},
+                 {}};
+  }
+  std::vector<AdapterModule> modules;
+  for (AdapterModule module : catalogue.modules) {
+    const auto path = hfPath(module.path, architecture);
+    if (!path) {
+      return fail(Code::mixedDialects,
+                  "it is not known what transformers calls the tensor " + shownName(module.path) +
+                      " of architecture " + shownName(architecture),
+                  module.a.name);
+    }
+    const auto heads = rowHeadsOf(module.path, module.out, architecture, base);
+    if (!heads) {
+      Error error = heads.error();
+      error.tensor = module.b.name;
+      return error;
+    }
+    module.path = *path;
+    module.rowHeads = *heads;
+    modules.push_back(std::move(module));
+  }
+  std::ranges::sort(modules, {}, &AdapterModule::path);
+  return modules;
+}
+
 }  // namespace
 
-Result<CanonicalModules> canonicalModules(const Catalogue& catalogue) {
+Result<uint32_t> rowHeadsOf(std::string_view ggmlName, uint64_t rows, const std::string& architecture,
+                            const BaseModel* base) {
+  const bool isQuery = ggmlName.ends_with(".attn_q");
+  if (!isQuery && !ggmlName.ends_with(".attn_k")) return 0u;
+  const auto permutes = permutesHeads(architecture);
+  if (!permutes) {
+    return fail(
+        Code::badFormat,
+        "it is not known in which order llama.cpp keeps the rows of q and k in models of architecture " +
+            shownName(architecture),
+        {});
+  }
+  if (!*permutes) return 0u;
+  const uint32_t heads = !base ? 0 : isQuery ? base->heads : base->keyHeads;
+  if (heads == 0) {
+    return fail(Code::baseMissing,
+                "llama.cpp keeps the rows of q and k in another order; for that the number of heads is "
+                "needed: give the "
+                "base model's config.json or GGUF file",
+                {});
+  }
+  if (Status whole = checkHeads(rows, heads); !whole) return whole.error();
+  return heads;
+}
+
+Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const BaseModel* base) {
   CanonicalModules result;
   for (const DiffusionFamily family : kDiffusionFamilies) result.families |= setOf(family);
+  if (catalogue.dialect == Dialect::Gguf) {
+    auto modules = fromGguf(catalogue, base);
+    if (!modules) return modules.error();
+    result.modules = std::move(*modules);
+    return result;
+  }
   if (infoOf(catalogue.dialect).naming == Naming::Transformers) {
     result.modules = catalogue.modules;
     return result;
@@ -109,6 +175,7 @@ Result<CanonicalModules> canonicalModules(const Catalogue& catalogue) {
 }
 
 std::optional<std::string> nameIn(Dialect dialect, const std::string& canonical, DiffusionFamilies families) {
+  if (dialect == Dialect::Gguf) return ggmlName(canonical);
   if (infoOf(dialect).naming == Naming::Transformers || dialect == Dialect::Diffusers) return canonical;
   if (dialect != Dialect::Kohya && dialect != Dialect::Comfy) return std::nullopt;
   std::optional<std::string> common;

@@ -4,8 +4,10 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "adapter/base_model.h"
 #include "adapter/catalogue.h"
 #include "adapter/diffusion_names.h"
 #include "base/result.h"
@@ -20,9 +22,16 @@ struct CanonicalModules {
 };
 
 /// A module that is several canonical ones (Flux's fused q, k and v) becomes as many: they share A, and each
-/// has its rows of B. Errors: mixed_dialects, for a module whose name no table has, and where the modules
-/// belong to no one model; duplicate_module.
-Result<CanonicalModules> canonicalModules(const Catalogue& catalogue);
+/// has its rows of B. `base`: of GGUF adapters, nullptr where it is not known.
+/// Errors: mixed_dialects, for a module whose name no table has, and where the modules belong to no one
+/// model; base_missing; shape_mismatch, for rows that are no whole heads; duplicate_module.
+Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const BaseModel* base);
+
+/// Heads in whose order llama.cpp's converter puts the rows of a module (its ggml name) of `rows` rows; 0
+/// where they stay as they are. Errors: base_missing, bad_format (an architecture that is not known),
+/// shape_mismatch.
+Result<uint32_t> rowHeadsOf(std::string_view ggmlName, uint64_t rows, const std::string& architecture,
+                            const BaseModel* base);
 
 /// A canonical name as `dialect` has it in each of the families; nothing where it has none, or where the
 /// families disagree.

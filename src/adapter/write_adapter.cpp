@@ -91,12 +91,20 @@ Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind) 
                {}};
 }
 
-FactorTensors factorsOf(Dialect dialect, const MergedModule& module, DType dtype) {
-  FactorTensors tensors{{keyOf(dialect, module.path, module.kind, Part::A), dtype, {}, 0, 0},
-                        {keyOf(dialect, module.path, module.kind, Part::B), dtype, {}, 0, 0}};
-  if (infoOf(dialect).transposed) {
-    tensors.a.shape = {module.in, module.rank};
-    tensors.b.shape = {module.rank, module.out};
+std::pair<bool, bool> turnedFactors(Dialect dialect, ModuleKind kind) {
+  const DialectInfo& info = infoOf(dialect);
+  return {info.transposed || (info.isGguf && kind == ModuleKind::Embedding), info.transposed};
+}
+
+WrittenFactors factorsOf(Dialect dialect, const MergedModule& module, DType dtype) {
+  WrittenFactors tensors{{keyOf(dialect, module.path, module.kind, Part::A), dtype, {}, 0, 0},
+                         {keyOf(dialect, module.path, module.kind, Part::B), dtype, {}, 0, 0}};
+  const auto [turnedA, turnedB] = turnedFactors(dialect, module.kind);
+  if (turnedA || turnedB) {
+    tensors.a.shape = {module.rank, module.in};
+    tensors.b.shape = {module.out, module.rank};
+    if (turnedA) std::swap(tensors.a.shape[0], tensors.a.shape[1]);
+    if (turnedB) std::swap(tensors.b.shape[0], tensors.b.shape[1]);
     return tensors;
   }
   uint64_t channels = module.in;
@@ -105,6 +113,10 @@ FactorTensors factorsOf(Dialect dialect, const MergedModule& module, DType dtype
   tensors.a.shape.insert(tensors.a.shape.end(), module.kernel.begin(), module.kernel.end());
   tensors.b.shape = {module.out, module.rank};
   tensors.b.shape.insert(tensors.b.shape.end(), module.kernel.size(), 1);
+  // Rows that are no whole blocks stay F16, as llama.cpp's own converter leaves them.
+  for (TensorInfo* tensor : {&tensors.a, &tensors.b}) {
+    if (!bytesOf(tensor->dtype, tensor->shape)) tensor->dtype = DType::F16;
+  }
   return tensors;
 }
 

@@ -29,16 +29,19 @@ using Metadata = std::vector<std::pair<std::string, std::string>>;
 /// Whether the dialect can name and shape a module. Errors: bad_format.
 Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind);
 
+/// Whether A is written in x rank, and B rank x out.
+std::pair<bool, bool> turnedFactors(Dialect dialect, ModuleKind kind);
+
 /// Keys and shapes of a module's factors; places are left to the caller.
-struct FactorTensors {
+struct WrittenFactors {
   TensorInfo a, b;
 };
-FactorTensors factorsOf(Dialect dialect, const MergedModule& module, DType dtype);
+WrittenFactors factorsOf(Dialect dialect, const MergedModule& module, DType dtype);
 
 /// The text of the dialect's config, empty where it has none. `modules` by path.
 std::string configOf(Dialect dialect, const AdapterInfo& info, std::span<const MergedModule> modules);
 
-/// What the dialect itself puts into the tensor file's metadata.
+/// What the dialect itself puts into the metadata of a safetensors file.
 Metadata formatMetadata(Dialect dialect, const AdapterInfo& info, std::span<const MergedModule> modules);
 
 /// What the metadata of several tensor files have in common, without what no longer holds for their merge:

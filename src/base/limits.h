@@ -9,8 +9,8 @@ namespace lego::limits {
 /// The reference safetensors reader's own cap. A Llama-3-70B adapter with all modules needs 0.3 MB.
 inline constexpr uint64_t kHeaderBytes = 100'000'000;
 
-/// Metadata and tensor table of a GGUF file. Most of it is the vocabulary: 256,000 tokens with scores, types and
-/// merges take 10 to 15 MB. The caller must hold as much at a time.
+/// Metadata and tensor table of a GGUF file. Most of it is the vocabulary: 256,000 tokens with scores, types
+/// and merges take 10 to 15 MB. The caller must hold as much at a time.
 inline constexpr uint64_t kGgufHeaderBytes = 64 << 20;
 
 /// Longest array of GGUF metadata whose integers are kept: one per layer, of which the largest models have a

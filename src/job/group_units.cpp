@@ -6,6 +6,7 @@
 #include <map>
 #include <numeric>
 
+#include "adapter/ggml_names.h"
 #include "merge/canonical.h"
 #include "merge/least_interference.h"
 
@@ -37,20 +38,26 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
   std::vector<uint32_t> magnitudeA(source.rank), magnitudeB(source.rank);
   const std::byte *a = input.data() + source.atA, *b = input.data() + source.atB;
   float *rowsA = unitsA + units.first * strideA, *rowsB = unitsB + units.first * strideB;
-  if (source.transposed) {
-    kernels.unpackColumns({source.a.dtype, a, in, source.rank}, rowsA, strideA, magnitudeA);
-    kernels.unpackRows({source.b.dtype, b, source.rank, out}, rowsB, strideB, magnitudeB);
-  } else {
-    kernels.unpackRows({source.a.dtype, a, source.rank, in}, rowsA, strideA, magnitudeA);
-    kernels.unpackColumns({source.b.dtype, b, out, source.rank}, rowsB, strideB, magnitudeB);
+  const auto unpackA = source.transposedA ? kernels.unpackColumns : kernels.unpackRows;
+  const auto unpackB = source.transposedB ? kernels.unpackRows : kernels.unpackColumns;
+  const auto view = [](const TensorInfo& tensor, const std::byte* data, bool turned, size_t rows,
+                       size_t columns) {
+    return MatrixView{tensor.dtype, data, turned ? columns : rows, turned ? rows : columns};
+  };
+  unpackA(view(source.a, a, source.transposedA, source.rank, in), rowsA, strideA, magnitudeA);
+  unpackB(view(source.b, b, source.transposedB, out, source.rank), rowsB, strideB, magnitudeB);
+  if (source.rowHeads > 0) {
+    std::vector<float> scratch(out / source.rowHeads);
+    for (uint32_t r = 0; r < source.rank; ++r)
+      restoreHeads({rowsB + r * strideB, out}, source.rowHeads, scratch);
   }
-  units.foldA = std::sqrt(std::abs(source.scale));
-  units.foldB = std::copysign(units.foldA, source.scale);
+  units.foldA = source.foldIntoB ? 1 : std::sqrt(std::abs(source.scale));
+  units.foldB = source.foldIntoB ? source.scale : std::copysign(units.foldA, source.scale);
   for (uint32_t r = 0; r < source.rank; ++r) {
     if (magnitudeA[r] >= kInfinityBits) return notFinite(adapters, source, true);
     if (magnitudeB[r] >= kInfinityBits) return notFinite(adapters, source, false);
     units.maxA.push_back(units.foldA * std::bit_cast<float>(magnitudeA[r]));
-    units.maxB.push_back(units.foldA * std::bit_cast<float>(magnitudeB[r]));
+    units.maxB.push_back(std::abs(units.foldB) * std::bit_cast<float>(magnitudeB[r]));
   }
   return {};
 }

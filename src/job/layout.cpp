@@ -6,6 +6,7 @@
 
 #include "adapter/dialect.h"
 #include "adapter/write_adapter.h"
+#include "format/gguf.h"
 #include "format/json.h"
 #include "format/safetensors.h"
 #include "job/rank_rule.h"
@@ -53,6 +54,25 @@ std::string provenance(const Plan& plan, std::span<const double> weights) {
   }
   json["options"] = std::move(options);
   return json.dump();
+}
+
+/// Source of the keys: llama.cpp, gguf-py/gguf/constants.py and convert_lora_to_gguf.py.
+std::vector<std::pair<std::string, gguf::Value>> ggufMetadata(const Plan& plan, const AdapterInfo& info,
+                                                              const std::string& origin) {
+  std::vector<std::pair<std::string, gguf::Value>> metadata = {{"general.architecture", plan.architecture},
+                                                               {"general.type", std::string("adapter")},
+                                                               {"adapter.type", std::string("lora")},
+                                                               // Scales are in the factors.
+                                                               {"adapter.lora.alpha", 0.0f}};
+  if (plan.dtype == DType::Q8_0) metadata.emplace_back("general.quantization_version", uint32_t{2});
+  if (!origin.empty()) {
+    if (!info.baseModel.empty()) {
+      metadata.emplace_back("general.base_model.count", uint32_t{1});
+      metadata.emplace_back("general.base_model.0.name", info.baseModel);
+    }
+    metadata.emplace_back("lora_lego", origin);
+  }
+  return metadata;
 }
 
 /// Metadata of the files that take part.
@@ -155,15 +175,26 @@ Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const Adapter
     header.tensors.push_back(std::move(a));
     header.tensors.push_back(std::move(b));
   }
-  header.metadata = formatMetadata(plan.dialect, info, merged);
-  if (plan.recipe.metadata) {
-    for (auto& entry : uniteMetadata(metadataOf(adapters, plan.modules)))
-      header.metadata.push_back(std::move(entry));
-    header.metadata.emplace_back("lora_lego", provenance(plan, weights));
+  std::string origin = plan.recipe.metadata ? provenance(plan, weights) : std::string();
+  if (dialect.isGguf) {
+    auto bytes = gguf::writeHeader(header, ggufMetadata(plan, info, origin));
+    if (!bytes) return bytes.error();
+    plan.header = std::move(*bytes);
+    for (const TensorInfo& tensor : header.tensors) {
+      const uint64_t padding = gguf::paddingAfter(tensor.end - tensor.begin);
+      if (padding > 0) plan.fillers.push_back({tensor.end, std::string(static_cast<size_t>(padding), '\0')});
+    }
+  } else {
+    header.metadata = formatMetadata(plan.dialect, info, merged);
+    if (plan.recipe.metadata) {
+      for (auto& entry : uniteMetadata(metadataOf(adapters, plan.modules)))
+        header.metadata.push_back(std::move(entry));
+      header.metadata.emplace_back("lora_lego", std::move(origin));
+    }
+    auto bytes = safetensors::writeHeader(header);
+    if (!bytes) return bytes.error();
+    plan.header = std::move(*bytes);
   }
-  auto bytes = safetensors::writeHeader(header);
-  if (!bytes) return bytes.error();
-  plan.header = std::move(*bytes);
   for (size_t i = 0; i < constants; ++i) {
     const auto alpha = static_cast<float>(merged[i].alpha());
     std::byte value[sizeof(double)];
@@ -172,11 +203,13 @@ Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const Adapter
   }
   plan.constants.assign(header.tensors.begin(),
                         header.tensors.begin() + static_cast<std::ptrdiff_t>(constants));
+  plan.outputBytes = header.tensors.back().end;
+  for (const PlannedFiller& filler : plan.fillers)
+    plan.outputBytes = std::max(plan.outputBytes, filler.at + filler.bytes.size());
   for (size_t i = 0; i < plan.modules.size(); ++i) {
     plan.modules[i].a = std::move(header.tensors[constants + 2 * i]);
     plan.modules[i].b = std::move(header.tensors[constants + 2 * i + 1]);
   }
-  plan.outputBytes = plan.modules.back().b.end;
   plan.config = configOf(plan.dialect, info, merged);
   return {};
 }
@@ -211,8 +244,9 @@ void layOutBatches(Plan& plan) {
       bytes += more;
       end = next;
     } while (end < plan.modules.size());
-    PlannedBatch batch{
-        first, end, firstGroup, firstGroup, {}, 0, plan.modules[first].a.begin, plan.modules[end - 1].b.end};
+    // With what stands between its tensors and the next.
+    const uint64_t outputEnd = end < plan.modules.size() ? plan.modules[end].a.begin : plan.outputBytes;
+    PlannedBatch batch{first, end, firstGroup, firstGroup, {}, 0, plan.modules[first].a.begin, outputEnd};
     while (batch.endGroup < plan.groups.size() && plan.groups[batch.endGroup].modules.front() < end)
       ++batch.endGroup;
     layOutReads(std::span(plan.modules).subspan(first, end - first), batch);

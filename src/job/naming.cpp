@@ -26,10 +26,45 @@ Dialect canonicalDialect(Naming naming) {
 
 Result<std::string> NamedModules::writtenName(const std::string& path) const {
   if (areNative) return path;
+  if (dialect == Dialect::Gguf && path == "lm_head" && base && base->tiedOutput) {
+    return fail(Code::badFormat,
+                "the base model's output layer is its token embedding, so llama.cpp has no tensor for an "
+                "adapter of lm_head");
+  }
   if (auto name = nameIn(dialect, path, families)) return std::move(*name);
   return fail(Code::badFormat,
               "the module " + shownName(path) + " has no known name in the format " + infoOf(dialect).name);
 }
+
+Result<uint32_t> NamedModules::writtenHeads(const std::string& name, uint64_t rows) const {
+  // Adapters that are all of llama.cpp's order stay in it.
+  if (areNative || dialect != Dialect::Gguf) return 0u;
+  return rowHeadsOf(name, rows, architecture, base);
+}
+
+namespace {
+
+/// The architecture that a GGUF result names: the inputs' own, or the base model's.
+Result<std::string> architectureOf(std::span<const AdapterFile> adapters, const BaseModel* base) {
+  std::string architecture = base ? base->architecture : std::string();
+  for (const AdapterFile& adapter : adapters) {
+    if (adapter.catalogue.dialect != Dialect::Gguf) continue;
+    const std::string& own = adapter.catalogue.info.architecture;
+    if (!architecture.empty() && own != architecture)
+      return failAt(
+          Code::mixedDialects,
+          "the adapter is for models of architecture " + shownName(own) + ", not " + shownName(architecture),
+          adapter, {});
+    architecture = own;
+  }
+  if (architecture.empty())
+    return fail(Code::baseMissing,
+                "a GGUF adapter names the architecture of its base model: give that model's config.json or "
+                "GGUF file");
+  return architecture;
+}
+
+}  // namespace
 
 Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
                                  std::vector<std::string>& notices) {
@@ -57,13 +92,19 @@ Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Re
     notices.push_back("the adapters are of several dialects (" + listed(given) +
                       "): the result is written as " + infoOf(named.dialect).name);
   }
+  named.base = recipe.base ? &*recipe.base : nullptr;
+  if (named.dialect == Dialect::Gguf) {
+    auto architecture = architectureOf(adapters, named.base);
+    if (!architecture) return architecture.error();
+    named.architecture = std::move(*architecture);
+  }
   named.areNative = given.size() == 1 && named.dialect == *given.begin();
   for (const AdapterFile& adapter : adapters) {
     if (named.areNative) {
       named.modules.push_back(adapter.catalogue.modules);
       continue;
     }
-    auto canonical = canonicalModules(adapter.catalogue);
+    auto canonical = canonicalModules(adapter.catalogue, named.base);
     if (!canonical) {
       Error error = canonical.error();
       error.file = adapter.file;

@@ -18,12 +18,18 @@ struct NamedModules {
   std::vector<std::vector<AdapterModule>> modules;  ///< for each adapter, by path
   DiffusionFamilies families = 0;                   ///< where the names are canonical: models that have all
 
+  std::string architecture;         ///< of a GGUF result
+  const BaseModel* base = nullptr;  ///< of the recipe
+
   /// A module's name in the result. Errors: bad_format.
   Result<std::string> writtenName(const std::string& path) const;
+  /// Heads in whose order its rows of B are to be put, given its name in the result; 0: none. Errors:
+  /// base_missing, bad_format, shape_mismatch.
+  Result<uint32_t> writtenHeads(const std::string& name, uint64_t rows) const;
 };
 
 /// Chooses the dialect as the recipe's format says: "same" is that of the adapters, or, where they are of
-/// several, the one that all of them can be written in. Errors: bad_format, mixed_dialects.
+/// several, the one that all of them can be written in. Errors: bad_format, mixed_dialects, base_missing.
 Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
                                  std::vector<std::string>& notices);
 

@@ -28,7 +28,10 @@ Status keepScales(const Recipe& recipe, const MethodInfo& method, Dialect dialec
   const double first = modules.front().sources.front().scale;
   const bool isCommon = std::ranges::all_of(
       modules, [&](const PlannedModule& module) { return module.sources.front().scale == first; });
-  if (place == ScalePlace::Nowhere || (place == ScalePlace::Config && !isCommon)) return {};
+  if (place == ScalePlace::Nowhere || (place == ScalePlace::Config && !isCommon)) {
+    for (PlannedModule& module : modules) module.sources.front().foldIntoB = true;
+    return {};
+  }
   for (PlannedModule& module : modules) {
     // A scale of zero leaves nothing that factors could say.
     if (module.sources.front().scale == 0) continue;
@@ -37,26 +40,35 @@ Status keepScales(const Recipe& recipe, const MethodInfo& method, Dialect dialec
   return {};
 }
 
-Result<DType> chooseDtype(const Recipe& recipe, std::span<const PlannedModule> modules) {
-  constexpr std::pair<std::string_view, DType> kNames[] = {
-      {"f64", DType::F64}, {"f32", DType::F32}, {"f16", DType::F16}, {"bf16", DType::BF16}};
+Result<DType> chooseDtype(const Recipe& recipe, bool isGguf, std::span<const PlannedModule> modules) {
+  constexpr std::pair<std::string_view, DType> kNames[] = {{"f64", DType::F64},
+                                                           {"f32", DType::F32},
+                                                           {"f16", DType::F16},
+                                                           {"bf16", DType::BF16},
+                                                           {"q8_0", DType::Q8_0}};
   for (const auto& [name, dtype] : kNames) {
-    if (recipe.dtype == name) return dtype;
+    if (recipe.dtype != name) continue;
+    if (isGguf ? dtype == DType::F64 : dtype == DType::Q8_0)
+      return fail(Code::badDtype, recipe.dtype + (isGguf ? " is no dtype of GGUF adapters"
+                                                         : " is a dtype of GGUF files only"));
+    return dtype;
   }
   if (recipe.dtype != "same")
     return fail(Code::badDtype,
-                "the dtype " + shownName(recipe.dtype) + " is none of same, f64, f32, f16, bf16");
+                "the dtype " + shownName(recipe.dtype) + " is none of same, f64, f32, f16, bf16, q8_0");
   std::set<DType> dtypes;
   for (const PlannedModule& module : modules) {
     for (const PlannedSource& source : module.sources) {
       // What 8 bits hold, F16 holds too, and what lies between.
       for (const DType dtype : {source.a.dtype, source.b.dtype})
-        dtypes.insert(isFloat8(dtype) ? DType::F16 : dtype);
+        dtypes.insert(isFloat8(dtype) || dtype == DType::Q8_0 ? DType::F16 : dtype);
     }
   }
-  if (dtypes.size() == 1) return *dtypes.begin();
   // F16 and BF16 together fit into neither of them.
-  return dtypes.contains(DType::F64) ? DType::F64 : DType::F32;
+  const DType common = dtypes.size() == 1            ? *dtypes.begin()
+                       : dtypes.contains(DType::F64) ? DType::F64
+                                                     : DType::F32;
+  return isGguf && common == DType::F64 ? DType::F32 : common;
 }
 
 }  // namespace
@@ -86,6 +98,7 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   const auto named = nameModules(adapters, recipe, plan.notices);
   if (!named) return named.error();
   plan.dialect = named->dialect;
+  plan.architecture = named->architecture;
   auto modules = uniteModules(adapters, *named, recipe, *weights, plan.notices);
   if (!modules) return modules.error();
   plan.modules = std::move(*modules);
@@ -96,7 +109,7 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   for (size_t m = 0; m < ranks.size(); ++m) plan.modules[m].rank = ranks[m];
   if (Status kept = keepScales(recipe, *plan.method, plan.dialect, adapters, plan.modules); !kept)
     return kept.error();
-  const auto dtype = chooseDtype(recipe, plan.modules);
+  const auto dtype = chooseDtype(recipe, infoOf(plan.dialect).isGguf, plan.modules);
   if (!dtype) return dtype.error();
   plan.dtype = *dtype;
   for (PlannedModule& module : plan.modules) module.seed = moduleSeed(recipe.seed, module.path);

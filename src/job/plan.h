@@ -23,10 +23,12 @@ struct AdapterFile {
 
 /// One adapter's part in a module.
 struct PlannedSource {
-  uint32_t adapter = 0;       ///< index into the inputs
-  TensorInfo a, b;            ///< places in the adapter's file
-  bool transposed = false;    ///< as AdapterModule::transposed
-  uint64_t atA = 0, atB = 0;  ///< places in the batch's input buffer
+  uint32_t adapter = 0;                           ///< index into the inputs
+  TensorInfo a, b;                                ///< places in the adapter's file
+  bool transposedA = false, transposedB = false;  ///< as in AdapterModule
+  uint32_t rowHeads = 0;                          ///< as in AdapterModule
+  bool foldIntoB = false;                         ///< scale goes into B alone, and A stays as it is
+  uint64_t atA = 0, atB = 0;                      ///< places in the batch's input buffer
   uint32_t rank = 0;
   double scale = 1;
   double weight = 1;
@@ -41,8 +43,9 @@ struct PlannedModule {
   std::vector<PlannedSource> sources;  ///< by adapter
   uint32_t units = 0;                  ///< P: sum of the sources' ranks
   uint32_t rank = 0;                   ///< k
-  uint32_t written = 0;  ///< ranks in the output: k, and zeros where the dialect wants equal ranks
-  double scale = 1;      ///< of what is written: the output's delta is scale * B A
+  uint32_t written = 0;   ///< ranks in the output: k, and zeros where the dialect wants equal ranks
+  double scale = 1;       ///< of what is written: the output's delta is scale * B A
+  uint32_t rowHeads = 0;  ///< the output's rows of B are put into llama.cpp's order of so many heads
   uint64_t seed = 0;
   uint64_t inputBytes = 0;  ///< factor bytes of all sources
   TensorInfo a, b;          ///< what is written: keys, shapes, places in the output file
@@ -64,6 +67,12 @@ struct PlannedBatch {
   uint64_t outputBegin = 0, outputEnd = 0;  ///< range of the output file that the batch fills
 };
 
+/// Bytes of the output file that stand between tensors.
+struct PlannedFiller {
+  uint64_t at = 0;
+  std::string bytes;
+};
+
 /// A module that writes what the inputs of a group are made from.
 struct PlannedFeeder {
   size_t module = 0;
@@ -82,10 +91,12 @@ struct Plan {
   Options options;
   DType dtype = DType::F32;
   Dialect dialect = Dialect::Peft;     ///< of the output
+  std::string architecture;            ///< of a GGUF output's base model
   std::vector<PlannedModule> modules;  ///< in file order
   std::vector<PlannedGroup> groups;    ///< by their first module
   bool ranksAreKnown = true;           ///< false: the ranks are the most that may come out of a survey
   std::vector<PlannedBatch> batches;   ///< in file order
+  std::vector<PlannedFiller> fillers;  ///< by place; those in a batch's range are written with it
   std::string header;                  ///< first bytes of the output's tensor file, alphas included
   std::vector<TensorInfo> constants;   ///< tensors that lie in `header`: alphas
   std::string config;                  ///< text of the output's config; empty where the dialect has none

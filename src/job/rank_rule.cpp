@@ -6,7 +6,9 @@
 #include <queue>
 #include <set>
 
+#include "adapter/dialect.h"
 #include "adapter/glob.h"
+#include "format/gguf.h"
 #include "job/unite.h"
 
 namespace lego {
@@ -119,12 +121,14 @@ std::vector<uint32_t> spread(const Plan& plan, std::span<const std::vector<doubl
 }
 
 Result<std::vector<uint32_t>> ranksForSize(const Plan& plan, std::span<const std::vector<double>> worths) {
-  const uint64_t element = bitsOf(plan.dtype) / 8;
+  // Blocks of 8 bits take 34 bytes for 32 values, but B's rows may be no whole blocks and stay F16.
+  const uint64_t element = plan.dtype == DType::Q8_0 ? 2 : bitsOf(plan.dtype) / 8;
   const auto bytes = [&](size_t m) {
     return static_cast<double>((plan.modules[m].in + plan.modules[m].out) * element);
   };
   // The header does not grow with smaller ranks than those it was laid out with.
   double left = plan.recipe.rule.value - static_cast<double>(plan.header.size());
+  if (infoOf(plan.dialect).isGguf) left -= static_cast<double>(2 * gguf::kAlignment * plan.modules.size());
   for (size_t m = 0; m < plan.modules.size(); ++m) left -= bytes(m);
   if (left < 0) {
     return fail(Code::badRank, "rank 1 in every module already takes " +

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "adapter/base_model.h"
 #include "merge/options.h"
 
 namespace lego {
@@ -51,7 +53,8 @@ struct Recipe {
   /// Converting, which is `cat` of one adapter: factors stay as they are, and scales are written beside them
   /// where the dialect can say them. Otherwise a result's scales are 1.
   bool keepScales = false;
-  bool metadata = true;  ///< whether the file tells where it comes from
+  std::optional<BaseModel> base;  ///< of GGUF adapters, where it must be known
+  bool metadata = true;           ///< whether the file tells where it comes from
   std::vector<OptionValue> options;
   /// Units that are the first centroids of every module (LEGO): Lloyd's algorithm alone then runs from
   /// them, as in the reference implementations. For reproducing published runs; empty: search.

@@ -1,11 +1,12 @@
 #include "job/session.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "adapter/modules.h"
 #include "adapter/read_adapter.h"
 #include "base/limits.h"
-#include "format/safetensors.h"
+#include "format/container.h"
 #include "job/rank_rule.h"
 #include "tensor/convert.h"
 
@@ -24,15 +25,15 @@ Status Session::addAdapter(const AdapterNames& names, std::span<const std::byte>
   if (adapters_.size() == limits::kAdapters)
     return Error{
         Code::badOption, "more than " + std::to_string(limits::kAdapters) + " adapters", names.file, {}, {}};
-  const auto header = safetensors::readHeader(bytes, fileSize);
-  if (!header) return inFile(header.error(), names.file);
+  const auto file = readContainer(bytes, fileSize);
+  if (!file) return inFile(file.error(), names.file);
   std::optional<AdapterConfig> config;
   if (configText) {
     auto read = readAdapterConfig(*configText);
     if (!read) return inFile(read.error(), names.configFile);
     config = std::move(*read);
   }
-  auto catalogue = readAdapter(*header, config);
+  auto catalogue = readAdapter(*file, config);
   if (!catalogue) return inFile(catalogue.error(), names.file);
   adapters_.push_back({names.label, names.file, fileSize, std::move(*catalogue)});
   return {};
@@ -63,12 +64,28 @@ Status Session::setAlphas(std::span<const std::byte> bytes) {
   return {};
 }
 
-Status Session::makePlan(const Recipe& recipe) {
+Status Session::setBase(const std::string& name, std::span<const std::byte> bytes, uint64_t fileSize) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const bool isGguf = text.starts_with("GGUF");
+  auto base = isGguf ? Result<BaseModel>(BaseModel{}) : readBaseConfig(text);
+  if (isGguf) {
+    const auto file = readContainer(bytes, fileSize);
+    if (!file) return inFile(file.error(), name);
+    base = readBaseGguf(*file->gguf, file->header);
+  }
+  if (!base) return inFile(base.error(), name);
+  base_ = std::move(*base);
+  return {};
+}
+
+Status Session::makePlan(const Recipe& asked) {
   plan_.reset();
   for (const AdapterFile& adapter : adapters_) {
     if (!adapter.catalogue.alphas.empty())
       return Error{Code::internal, "the adapter's alphas were not read", adapter.file, {}, {}};
   }
+  Recipe recipe = asked;
+  if (base_) recipe.base = base_;
   auto plan = lego::makePlan(adapters_, recipe, pool_.size());
   if (!plan) return plan.error();
   plan_ = std::move(*plan);
@@ -165,6 +182,10 @@ Result<std::span<const std::byte>> Session::run(size_t index) {
     return {};
   });
   if (!done) return done.error();
+  for (const PlannedFiller& filler : plan_->fillers) {
+    if (filler.at >= batch.outputBegin && filler.at < batch.outputEnd)
+      std::memcpy(output_.data() + (filler.at - batch.outputBegin), filler.bytes.data(), filler.bytes.size());
+  }
   return std::span<const std::byte>(output_.data(), static_cast<size_t>(batch.outputEnd - batch.outputBegin));
 }
 

@@ -32,8 +32,8 @@ class Session {
   explicit Session(size_t threads, const Kernels& kernels = kFastKernels)
       : pool_(threads), kernels_(kernels) {}
 
-  /// Adds an adapter from the first safetensors::headerSize() bytes of its file and its config's text.
-  /// Errors: those of safetensors::readHeader, readAdapterConfig and lego::readAdapter.
+  /// Adds an adapter from the first headerNeeds() bytes of its file and its config's text.
+  /// Errors: those of readContainer, readAdapterConfig and lego::readAdapter.
   Status addAdapter(const AdapterNames& names, std::span<const std::byte> header, uint64_t fileSize,
                     std::optional<std::string_view> config);
   /// Where the last added adapter keeps alphas as tensors: their places in its file. Read them, and give the
@@ -42,6 +42,10 @@ class Session {
   /// Errors: bad_alpha.
   Status setAlphas(std::span<const std::byte> bytes);
   std::span<const AdapterFile> adapters() const { return adapters_; }
+
+  /// Tells what the base model is, for recipes that do not: the text of its config.json, or the first
+  /// headerNeeds() bytes of its GGUF file. Errors: bad_config, those of readContainer.
+  Status setBase(const std::string& name, std::span<const std::byte> bytes, uint64_t fileSize);
 
   /// Errors: those of lego::makePlan.
   Status makePlan(const Recipe& recipe);
@@ -83,6 +87,7 @@ class Session {
   Kernels kernels_;
   Context context_;
   std::vector<AdapterFile> adapters_;
+  std::optional<BaseModel> base_;
   std::optional<Plan> plan_;
   Buffer<std::byte> input_, output_;
   std::vector<Workspace> workspaces_;

@@ -93,8 +93,17 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
                       std::to_string(limits::kPooledUnits),
                   adapters[adapter], module.a.name);
   }
-  planned.sources.push_back({adapter, module.a, module.b, module.transposed, 0, 0,
-                             static_cast<uint32_t>(module.rank), module.scale, weight});
+  PlannedSource source;
+  source.adapter = adapter;
+  source.a = module.a;
+  source.b = module.b;
+  source.transposedA = module.transposedA;
+  source.transposedB = module.transposedB;
+  source.rowHeads = module.rowHeads;
+  source.rank = static_cast<uint32_t>(module.rank);
+  source.scale = module.scale;
+  source.weight = weight;
+  planned.sources.push_back(std::move(source));
   planned.units += static_cast<uint32_t>(module.rank);
   planned.inputBytes += (module.a.end - module.a.begin) + (module.b.end - module.b.begin);
   return {};
@@ -215,6 +224,9 @@ Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> ada
     auto name = named.writtenName(module.path);
     if (!name) return name.error();
     module.name = std::move(*name);
+    const auto heads = named.writtenHeads(module.name, module.out);
+    if (!heads) return heads.error();
+    module.rowHeads = *heads;
     if (Status fits = checkWritable(named.dialect, module.path, module.kind); !fits) return fits.error();
   }
   return modules;

@@ -23,7 +23,7 @@ Header headerOf(const std::vector<std::pair<std::string, std::vector<uint64_t>>>
 Result<Catalogue> read(const Header& header, const std::string& config = kPlain) {
   const auto settings = readAdapterConfig(config);
   if (!settings) return settings.error();
-  return readAdapter(header, *settings);
+  return lego::readAdapter(Container{header, {}}, *settings);
 }
 
 std::string a(const std::string& path) { return "base_model.model." + path + ".lora_A.weight"; }

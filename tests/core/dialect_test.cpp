@@ -10,7 +10,6 @@
 #include "adapter/read_adapter.h"
 #include "adapter/write_adapter.h"
 #include "core/fixtures.h"
-#include "format/safetensors.h"
 
 namespace lego::testing {
 namespace {
@@ -35,6 +34,12 @@ NamedTensor matrix(const std::string& name, DType dtype, uint64_t rows, uint64_t
                    const std::vector<float>& values) {
   return {name, dtype, {rows, columns}, values};
 }
+
+const std::vector<std::pair<std::string, gguf::Value>> kGgufMetadata = {
+    {"general.type", std::string("adapter")},
+    {"adapter.type", std::string("lora")},
+    {"general.architecture", std::string("llama")},
+    {"adapter.lora.alpha", 0.0f}};
 
 /// Pairs under a dialect's names, with what gives them scale 2; XLabs and Control-LoRA cannot, and fold it.
 Sample sampleOf(Dialect dialect, std::vector<Pair> pairs, DType dtype = DType::F32) {
@@ -66,6 +71,7 @@ Sample sampleOf(Dialect dialect, std::vector<Pair> pairs, DType dtype = DType::F
       case Dialect::Diffusers: folded(pair.path + ".lora_A.weight", pair.path + ".lora_B.weight"); break;
       case Dialect::XLabs: folded(pair.path + ".down.weight", pair.path + ".up.weight"); break;
       case Dialect::ControlLora: folded(pair.path + ".down", pair.path + ".up"); break;
+      case Dialect::Gguf: folded(pair.path + ".weight.lora_a", pair.path + ".weight.lora_b"); break;
       case Dialect::Mlx:
         tensors.push_back(
             matrix(pair.path + ".lora_a", dtype, pair.in, pair.rank, turned(pair.a, pair.rank, pair.in)));
@@ -77,7 +83,8 @@ Sample sampleOf(Dialect dialect, std::vector<Pair> pairs, DType dtype = DType::F
     }
   }
   const DialectInfo& info = infoOf(dialect);
-  return {dialect, {info.name, makeSafetensors(tensors), config}, std::move(pairs)};
+  const auto file = info.isGguf ? makeGguf(tensors, kGgufMetadata) : makeSafetensors(tensors);
+  return {dialect, {info.name, file, config}, std::move(pairs)};
 }
 
 /// Names of modules as each dialect has them.
@@ -95,6 +102,7 @@ std::vector<std::string> pathsOf(Dialect dialect) {
       return {"double_blocks.0.processor.qkv_lora1", "single_blocks.3.processor.proj_lora"};
     case Dialect::ControlLora:
       return {"input_blocks.1.1.proj_in", "middle_block.1.transformer_blocks.0.attn1.to_q"};
+    case Dialect::Gguf: return {"blk.0.attn_q", "blk.0.ffn_down"};
   }
   return {};
 }
@@ -135,10 +143,8 @@ std::vector<double> deltaOf(const TestAdapter& adapter, const std::string& path)
             module->out,
             valuesOf(adapter.file, module->a.name),
             valuesOf(adapter.file, module->b.name)};
-  if (module->transposed) {
-    pair.a = turned(pair.a, pair.in, pair.rank);
-    pair.b = turned(pair.b, pair.rank, pair.out);
-  }
+  if (module->transposedA) pair.a = turned(pair.a, pair.in, pair.rank);
+  if (module->transposedB) pair.b = turned(pair.b, pair.rank, pair.out);
   return delta(pair, module->scale);
 }
 
@@ -146,9 +152,7 @@ TestAdapter asAdapter(const Merged& merged) { return {"merged", merged.file, mer
 
 std::set<std::string> namesOf(std::span<const std::byte> file) {
   std::set<std::string> names;
-  const uint64_t size = must(safetensors::headerSize(file.first(8), file.size()));
-  for (const TensorInfo& tensor : must(safetensors::readHeader(file.first(size), file.size())).tensors)
-    names.insert(tensor.name);
+  for (const TensorInfo& tensor : headerOf(file).tensors) names.insert(tensor.name);
   return names;
 }
 
@@ -164,7 +168,8 @@ TEST_P(EveryDialect, IsToldFromTheOthersByItsNames) {
   const Sample sample = sampleOf(GetParam(), pairsFor(GetParam(), 1));
   const Catalogue catalogue = catalogueOf(sample.adapter);
   EXPECT_EQ(catalogue.dialect, GetParam());
-  EXPECT_NE(catalogue.reason.find("4 tensors"), std::string::npos) << catalogue.reason;
+  EXPECT_NE(catalogue.reason.find(infoOf(GetParam()).isGguf ? "GGUF" : "4 tensors"), std::string::npos)
+      << catalogue.reason;
   EXPECT_TRUE(catalogue.unsupported.empty());
 }
 
@@ -176,6 +181,7 @@ TEST_P(EveryDialect, IsReadAsTheDeltasThatItsSpecificationGives) {
 
 TEST_P(EveryDialect, IsWrittenAsItWasRead) {
   for (const DType dtype : {DType::F32, DType::F16, DType::BF16, DType::F64}) {
+    if (infoOf(GetParam()).isGguf && dtype == DType::F64) continue;  // GGUF adapters have none
     const Sample sample = sampleOf(GetParam(), pairsFor(GetParam(), 3), dtype);
     const Merged converted = must(mergeAll({sample.adapter}, converting()));
     EXPECT_EQ(converted.plan.dialect, GetParam());
@@ -354,11 +360,11 @@ TEST(Dialects, DiffusersOwnConfigGivesScales) {
   header.metadata = {{"lora_adapter_metadata", R"({"unet.r":4,"unet.lora_alpha":12,"text_encoder.r":8})"}};
   header.tensors = {{"unet.a.to_q.lora_A.weight", DType::F32, {4, 12}, 0, 0},
                     {"unet.a.to_q.lora_B.weight", DType::F32, {9, 4}, 0, 0}};
-  EXPECT_EQ(must(readAdapter(header, {})).modules[0].scale, 3);
+  EXPECT_EQ(must(lego::readAdapter(Container{header, {}}, {})).modules[0].scale, 3);
   header.metadata[0].second = R"({"unet.r":8})";
-  expectCode(readAdapter(header, {}), Code::rankMismatch);
+  expectCode(lego::readAdapter(Container{header, {}}, {}), Code::rankMismatch);
   header.metadata[0].second = "{";
-  expectCode(readAdapter(header, {}), Code::badConfig);
+  expectCode(lego::readAdapter(Container{header, {}}, {}), Code::badConfig);
 }
 
 TEST(Dialects, MetadataIsWhatTheInputsAgreeAbout) {
@@ -377,6 +383,135 @@ TEST(Dialects, MetadataIsWhatTheInputsAgreeAbout) {
             (Metadata{{"ss_base_model_version", "sdxl_base_v1-0"},
                       {"ss_tag_frequency", R"({"cats":{"cat":3,"red":3},"dogs":{"dog":5}})"},
                       {"modelspec.trigger_phrase", "cat, dog"}}));
+}
+
+/// The base model that the test's GGUF adapters are for.
+Recipe withBase(Recipe recipe, uint32_t heads = 3, uint32_t keyHeads = 1) {
+  recipe.base = BaseModel{"llama", heads, keyHeads, false};
+  return recipe;
+}
+
+/// llama.cpp's order of rows, as convert_hf_to_gguf.py makes it: reshape(heads, 2, d / 2, columns), swap the
+/// middle axes.
+std::vector<float> permuted(const std::vector<float>& b, size_t rows, size_t columns, size_t heads) {
+  std::vector<float> result(b.size());
+  const size_t d = rows / heads;
+  for (size_t h = 0; h < heads; ++h) {
+    for (size_t j = 0; j < 2; ++j) {
+      for (size_t i = 0; i < d / 2; ++i) {
+        const size_t from = h * d + j * (d / 2) + i, to = h * d + 2 * i + j;
+        for (size_t c = 0; c < columns; ++c) result[to * columns + c] = b[from * columns + c];
+      }
+    }
+  }
+  return result;
+}
+
+TEST(Gguf, RowsOfQAndKGoIntoTheOrderOfLlamaCppAndBack) {
+  Random random(17);
+  const std::vector<Pair> pairs = {randomPair(random, 4, 12, 8, "model.layers.1.self_attn.k_proj"),
+                                   randomPair(random, 4, 12, 24, "model.layers.1.self_attn.q_proj"),
+                                   randomPair(random, 4, 12, 8, "model.layers.1.self_attn.v_proj")};
+  const TestAdapter peft = sampleOf(Dialect::Peft, pairs).adapter;
+  const Merged there = must(mergeAll({peft}, withBase(converting("gguf"), 6, 2)));
+  EXPECT_EQ(there.plan.modules.size(), 3u);
+  const auto b = [&](const char* name) {
+    return valuesOf(there.file, std::string("blk.1.") + name + ".weight.lora_b");
+  };
+  const auto doubled = [](std::vector<float> values) {
+    for (float& value : values) value *= 2;
+    return values;
+  };
+  EXPECT_EQ(b("attn_k"), permuted(doubled(pairs[0].b), 8, 4, 2));
+  EXPECT_EQ(b("attn_q"), permuted(doubled(pairs[1].b), 24, 4, 6));
+  EXPECT_EQ(b("attn_v"), doubled(pairs[2].b));
+  EXPECT_EQ(valuesOf(there.file, "blk.1.attn_q.weight.lora_a"), pairs[1].a);
+  const Merged back = must(mergeAll({asAdapter(there)}, withBase(converting("peft"), 6, 2)));
+  for (const Pair& pair : pairs)
+    EXPECT_EQ(deltaOf(asAdapter(back), pair.path), deltaOf(peft, pair.path)) << pair.path;
+}
+
+TEST(Gguf, AndPeftGiveWhatEachOfThemGives) {
+  Random random(18);
+  const std::vector<Pair> pairs = {randomPair(random, 4, 12, 24, "model.layers.0.self_attn.q_proj"),
+                                   randomPair(random, 4, 24, 12, "model.layers.0.mlp.down_proj")};
+  const TestAdapter peft = sampleOf(Dialect::Peft, pairs).adapter;
+  const TestAdapter gguf = asAdapter(must(mergeAll({peft}, withBase(converting("gguf")))));
+  Recipe recipe;
+  recipe.method = "svd";
+  const Merged mixed = must(mergeAll({peft, gguf}, withBase(recipe)));
+  EXPECT_EQ(mixed.plan.dialect, Dialect::Peft);
+  for (const Pair& pair : pairs)
+    EXPECT_LT(relativeDistance(deltaOf(asAdapter(mixed), pair.path), delta(pair, 2 * kScale)), 1e-6)
+        << pair.path;
+}
+
+TEST(Gguf, EmbeddingsKeepTheirDelta) {
+  Random random(19);
+  const Pair pair = randomPair(random, 2, 11, 6, "model.embed_tokens");
+  const TestAdapter peft{
+      "x",
+      makeSafetensors(
+          {matrix("base_model.model.model.embed_tokens.lora_embedding_A", DType::F32, 2, 11, pair.a),
+           matrix("base_model.model.model.embed_tokens.lora_embedding_B", DType::F32, 6, 2, pair.b)}),
+      R"({"peft_type":"LORA","r":2,"lora_alpha":4})"};
+  const Merged there = must(mergeAll({peft}, withBase(converting("gguf"))));
+  const Header header = headerOf(there.file);
+  EXPECT_EQ(header.tensors[0].name, "token_embd.weight.lora_a");
+  EXPECT_EQ(header.tensors[0].shape, (std::vector<uint64_t>{11, 2}));
+  EXPECT_EQ(header.tensors[1].shape, (std::vector<uint64_t>{6, 2}));
+  const Merged back = must(mergeAll({asAdapter(there)}, withBase(converting("peft"))));
+  EXPECT_EQ(deltaOf(asAdapter(back), pair.path), deltaOf(peft, pair.path));
+}
+
+TEST(Gguf, BlocksOf8BitsWhereRowsAreWholeBlocks) {
+  Random random(20);
+  const Pair pair = randomPair(random, 4, 64, 32, "model.layers.0.mlp.down_proj");
+  const TestAdapter peft = sampleOf(Dialect::Peft, {pair}).adapter;
+  Recipe recipe = withBase(converting("gguf"));
+  recipe.dtype = "q8_0";
+  const Merged there = must(mergeAll({peft}, recipe));
+  const Header header = headerOf(there.file);
+  EXPECT_EQ(header.tensors[0].dtype, DType::Q8_0);
+  EXPECT_EQ(header.tensors[1].dtype, DType::F16);
+  // A step of 1/127 of a block's largest value, half of it on either side.
+  EXPECT_LT(relativeDistance(deltaOf(asAdapter(there), "blk.0.ffn_down"), delta(pair, kScale)), 1.0 / 127);
+  recipe.format = "same";
+  expectCode(mergeAll({peft}, recipe), Code::badDtype);
+}
+
+TEST(Gguf, WhatIsNotKnownIsAskedFor) {
+  const TestAdapter peft = sampleOf(Dialect::Peft, pairsFor(Dialect::Peft, 21)).adapter;
+  expectCode(mergeAll({peft}, converting("gguf")), Code::baseMissing);
+  Recipe recipe = converting("gguf");
+  recipe.base = BaseModel{"llama", 0, 0, false};
+  expectCode(mergeAll({peft}, recipe), Code::baseMissing);
+  recipe.base = BaseModel{"nobody", 3, 3, false};
+  expectCode(mergeAll({peft}, recipe), Code::badFormat);
+  // 9 rows are no 2 heads of an even number of rows.
+  expectCode(mergeAll({peft}, withBase(converting("gguf"), 2, 1)), Code::shapeMismatch);
+  const TestAdapter gguf = sampleOf(Dialect::Gguf, pairsFor(Dialect::Gguf, 22)).adapter;
+  expectCode(mergeAll({gguf}, converting("peft")), Code::baseMissing);
+  Recipe other = converting("peft");
+  other.base = BaseModel{"qwen2", 3, 3, false};
+  expectCode(mergeAll({gguf}, other), Code::mixedDialects);
+}
+
+TEST(Gguf, BaseModelsAreReadFromTheirConfigs) {
+  const BaseModel llama =
+      must(readBaseConfig(R"({"model_type":"mistral","num_attention_heads":32,"num_key_value_heads":8})"));
+  EXPECT_EQ(llama.architecture, "llama");
+  EXPECT_EQ(llama.heads, 32u);
+  EXPECT_EQ(llama.keyHeads, 8u);
+  EXPECT_EQ(must(readBaseConfig(R"({"model_type":"qwen2","num_attention_heads":4})")).keyHeads, 4u);
+  EXPECT_TRUE(
+      must(
+          readBaseConfig(
+              R"({"model_type":"gemma3","text_config":{"model_type":"gemma3_text","tie_word_embeddings":true}})"))
+          .tiedOutput);
+  expectCode(readBaseConfig("{}"), Code::badConfig);
+  expectCode(readBaseConfig("[]"), Code::badConfig);
+  expectCode(readBaseConfig(R"({"model_type":"llama","num_attention_heads":"many"})"), Code::badConfig);
 }
 
 }  // namespace

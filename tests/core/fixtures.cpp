@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "format/container.h"
 #include "format/safetensors.h"
 #include "tensor/convert.h"
 
@@ -50,11 +51,11 @@ void writeValues(DType dtype, const std::vector<float>& values, std::byte* targe
 
 }  // namespace
 
-std::vector<std::byte> makeSafetensors(const std::vector<NamedTensor>& tensors) {
-  Header header;
-  for (const auto& tensor : tensors)
-    header.tensors.push_back({tensor.name, tensor.dtype, tensor.shape, 0, 0});
-  const std::string text = must(safetensors::writeHeader(header));
+namespace {
+
+/// A file of a header's text and the tensors that it lists.
+std::vector<std::byte> fileOf(const std::string& text, const Header& header,
+                              const std::vector<NamedTensor>& tensors) {
   std::vector<std::byte> file(header.tensors.empty() ? text.size() : header.tensors.back().end);
   std::memcpy(file.data(), text.data(), text.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -62,6 +63,25 @@ std::vector<std::byte> makeSafetensors(const std::vector<NamedTensor>& tensors) 
       writeValues(tensors[i].dtype, tensors[i].values, file.data() + header.tensors[i].begin);
   }
   return file;
+}
+
+}  // namespace
+
+std::vector<std::byte> makeSafetensors(const std::vector<NamedTensor>& tensors) {
+  Header header;
+  for (const auto& tensor : tensors)
+    header.tensors.push_back({tensor.name, tensor.dtype, tensor.shape, 0, 0});
+  const std::string text = must(safetensors::writeHeader(header));
+  return fileOf(text, header, tensors);
+}
+
+std::vector<std::byte> makeGguf(const std::vector<NamedTensor>& tensors,
+                                const std::vector<std::pair<std::string, gguf::Value>>& metadata) {
+  Header header;
+  for (const auto& tensor : tensors)
+    header.tensors.push_back({tensor.name, tensor.dtype, tensor.shape, 0, 0});
+  const std::string text = must(gguf::writeHeader(header, metadata));
+  return fileOf(text, header, tensors);
 }
 
 float randomFloat(Random& random) {
@@ -109,12 +129,20 @@ TestAdapter readAdapter(const std::string& folder) {
           readText(folder + "/adapter_config.json")};
 }
 
+Result<uint64_t> headerSizeOf(std::span<const std::byte> file) {
+  uint64_t given = std::min<uint64_t>(file.size(), safetensors::kPrefixBytes);
+  for (;;) {
+    const auto needed = headerNeeds(file.first(given), file.size());
+    if (!needed || *needed == given) return needed;
+    given = *needed;
+  }
+}
+
 Status addTo(Session& session, const TestAdapter& adapter) {
   const std::span<const std::byte> file = adapter.file;
   const AdapterNames names{adapter.name, adapter.name + "/adapter_model.safetensors",
                            adapter.name + "/adapter_config.json"};
-  const auto size =
-      safetensors::headerSize(file.first(std::min(file.size(), safetensors::kPrefixBytes)), file.size());
+  const auto size = headerSizeOf(file);
   if (!size) {
     Error error = size.error();
     error.file = names.file;
@@ -186,18 +214,20 @@ const TensorInfo* findTensor(const Header& header, const std::string& name) {
   return nullptr;
 }
 
-Header headerOf(std::span<const std::byte> file) {
-  const uint64_t size = must(safetensors::headerSize(file.first(8), file.size()));
-  return must(safetensors::readHeader(file.first(size), file.size()));
-}
-
 }  // namespace
+
+Header headerOf(std::span<const std::byte> file) {
+  const uint64_t size = must(headerSizeOf(file));
+  return must(readContainer(file.first(size), file.size())).header;
+}
 
 std::vector<float> valuesOf(std::span<const std::byte> file, const std::string& name) {
   const Header header = headerOf(file);
   const TensorInfo* tensor = findTensor(header, name);
   if (!tensor) return {};
-  std::vector<float> values((tensor->end - tensor->begin) / (bitsOf(tensor->dtype) / 8));
+  uint64_t count = 1;
+  for (const uint64_t side : tensor->shape) count *= side;
+  std::vector<float> values(count);
   toFloatRef(tensor->dtype, file.data() + tensor->begin, values.size(), values.data());
   return values;
 }

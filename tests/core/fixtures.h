@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "format/gguf.h"
 #include "format/header.h"
 #include "job/session.h"
 
@@ -26,6 +27,13 @@ struct NamedTensor {
   std::vector<float> values;
 };
 std::vector<std::byte> makeSafetensors(const std::vector<NamedTensor>& tensors);
+std::vector<std::byte> makeGguf(const std::vector<NamedTensor>& tensors,
+                                const std::vector<std::pair<std::string, gguf::Value>>& metadata);
+
+/// How many of a file's first bytes are its header, whatever the container.
+Result<uint64_t> headerSizeOf(std::span<const std::byte> file);
+/// Fails the test if there is none.
+Header headerOf(std::span<const std::byte> file);
 
 /// An adapter in memory.
 struct TestAdapter {
