@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "format/safetensors.h"
+#include "format/container.h"
 #include "job/session.h"
 #include "values.h"
 #include "vector_values.h"
@@ -16,10 +16,11 @@ using namespace lego::bindings;
 
 namespace {
 
-/// Size in bytes of a file's prefix and header, from its first eight bytes and its size.
-SizeValue headerSize(const std::string& file, const std::string& prefix, double fileSize) {
+/// How many of a file's first bytes addAdapter() or setBase() needs, of which `prefix` are some: at least 8,
+/// unless the file is shorter. Ask again with that many, until they are as many as were given.
+SizeValue headerNeedsValue(const std::string& file, const std::string& prefix, double fileSize) {
   const auto size =
-      safetensors::headerSize(std::as_bytes(std::span(prefix)), static_cast<uint64_t>(fileSize));
+      lego::headerNeeds(std::as_bytes(std::span(prefix)), static_cast<uint64_t>(fileSize));
   if (size) return {{}, static_cast<double>(*size)};
   Error error = size.error();
   error.file = file;
@@ -32,7 +33,7 @@ class SessionHandle {
   SessionHandle(uint32_t threads, bool reference)
       : session_(threads, reference ? kReferenceKernels : kFastKernels) {}
 
-  /// `header`: the first headerSize() bytes of the file. `config`: the bytes of adapter_config.json.
+  /// `header`: the first headerNeeds() bytes of the file. `config`: the bytes of adapter_config.json.
   AdapterValue addAdapter(const OpenValue& files, const std::string& header, const std::string& config) {
     return opened(
         session_.addAdapter({files.label, files.file, files.configFile}, std::as_bytes(std::span(header)),
@@ -43,6 +44,12 @@ class SessionHandle {
   /// `bytes`: the ranges that addAdapter() listed, one after the other.
   AdapterValue setAlphas(const std::string& bytes) {
     return opened(session_.setAlphas(std::as_bytes(std::span(bytes))));
+  }
+
+  /// The base model, for recipes that need it: the bytes of its config.json, or the first headerNeeds() bytes
+  /// of its GGUF file.
+  ErrorValue setBase(const std::string& file, const std::string& bytes, double fileSize) {
+    return valueOf(session_.setBase(file, std::as_bytes(std::span(bytes)), static_cast<uint64_t>(fileSize)));
   }
 
   PlanValue makePlan(const RecipeValue& value) {
@@ -328,6 +335,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .constructor<uint32_t, bool>()
       .function("addAdapter", &SessionHandle::addAdapter)
       .function("setAlphas", &SessionHandle::setAlphas)
+      .function("setBase", &SessionHandle::setBase)
       .function("makePlan", &SessionHandle::makePlan)
       .function("survey", &SessionHandle::survey)
       .function("chooseRanks", &SessionHandle::chooseRanks)
@@ -340,7 +348,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .function("threads", &SessionHandle::threads)
       .function("cancelAddress", &SessionHandle::cancelAddress);
 
-  emscripten::function("headerSize", &headerSize);
+  emscripten::function("headerNeeds", &headerNeedsValue);
   emscripten::function("errorCodes", &errorCodes);
   emscripten::function("formatTable", &formatTable);
   emscripten::function("methodTable", &methodTable);

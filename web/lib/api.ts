@@ -4,7 +4,7 @@
 import { comparisonOf, type Comparison } from './comparison.js'
 import { MergeError } from './error.js'
 import { formats, methods, version, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
-import { resolveInput, type MergeInput } from './input.js'
+import { resolveBase, resolveInput, type MergeInput, type Source } from './input.js'
 import { Lane, type CallOptions } from './lane.js'
 import type { Platform } from './platform.js'
 import type { AdapterData, Job, PlanData, Progress } from './protocol.js'
@@ -25,10 +25,15 @@ export interface Recipe extends MethodOptions {
   readonly seed?: number
   /** The result is multiplied by this. Default: 1. */
   readonly scale?: number
-  /** Type of the written values; `same`: that of the inputs (F16 for those of 8 bits), or F32 where they differ. Default: same. */
-  readonly dtype?: 'same' | 'f64' | 'f32' | 'f16' | 'bf16'
+  /** Type of the written values; `same`: that of the inputs (F16 for those of 8 bits), or F32 where they differ; `q8_0`: GGUF's blocks of 8 bits. Default: same. */
+  readonly dtype?: 'same' | 'f64' | 'f32' | 'f16' | 'bf16' | 'q8_0'
   /** File format of the result; `same`: that of the inputs, or, where they are of several, `peft` or `diffusers`. Default: same. */
   readonly format?: 'same' | FormatName
+  /**
+   * The base model's config.json, or its GGUF file: GGUF adapters that are merged with others, or made from
+   * others, need its architecture and its number of heads. In Node also a path, of a model's folder too.
+   */
+  readonly base?: Source
   /**
    * Whether the file tells where it comes from: what the inputs' metadata agree about, and this recipe under
    * the key `lora_lego`. Default: true.
@@ -37,7 +42,7 @@ export interface Recipe extends MethodOptions {
 }
 
 /** How an adapter is to be converted. */
-export interface Conversion extends Pick<Recipe, 'dtype' | 'metadata'> {
+export interface Conversion extends Pick<Recipe, 'dtype' | 'metadata' | 'base'> {
   readonly format: FormatName
 }
 
@@ -195,7 +200,7 @@ export function defineApi(platform: Platform): Api {
 async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
   const given: unknown = inputs
   if (!Array.isArray(given)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
-  const { method = defaultMethod, rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', format = 'same', metadata = true, ...options } = recipe
+  const { method = defaultMethod, rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', format = 'same', base, metadata = true, ...options } = recipe
   const rankRule = rankRuleOf(rank)
   if (maxRank !== undefined && rankRule.kind === 'fixed') throw new MergeError({ code: 'bad_rank', message: 'maxRank limits a rank rule; a rank that is a number needs none' })
   if (!(Number.isSafeInteger(seed) && seed >= 0)) throw new MergeError({ code: 'bad_option', message: `seed must be a whole number from 0 to 2^53 - 1, not ${seed}` })
@@ -213,6 +218,7 @@ async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: 
     scale,
     dtype: String(dtype),
     format: String(format),
+    ...(base !== undefined && { base: await resolveBase(platform, base) }),
     metadata: Boolean(metadata),
     keepScales: false,
     options,

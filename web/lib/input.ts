@@ -64,6 +64,19 @@ export async function resolveInput(platform: Platform, input: MergeInput, index:
   return { adapter: await adapterFrom(files, label, index), weight, moduleWeights }
 }
 
+/** The base model's file: its config.json, which a folder is looked through for, or its GGUF file. */
+export async function resolveBase(platform: Platform, base: Source): Promise<FileReference> {
+  if (typeof base !== 'string' && !(base instanceof URL)) {
+    const file = fileFrom(base, 0)
+    return { ...file, name: file.name || 'base model' }
+  }
+  if (!platform.resolvePath) throw bad('the base model is a path or an address; in a browser, give a File or Blob')
+  const { files } = await platform.resolvePath(base)
+  const [only] = files.length === 1 ? files : files.filter(({ name }) => baseName(name) === 'config.json')
+  if (!only) throw bad(`'${String(base)}' holds no config.json; give the base model's config.json or GGUF file`, String(base))
+  return only
+}
+
 function fileFrom(part: Blob | ArrayBuffer | ArrayBufferView, index: number): FileReference {
   if (part instanceof Blob) {
     const path = 'webkitRelativePath' in part ? String(part.webkitRelativePath) : ''
@@ -87,7 +100,7 @@ async function adapterFrom(files: readonly FileReference[], label: string | unde
   if (tensors.length === 0) throw bad(`'${where}' holds no tensor file (adapter_model.safetensors, or another .safetensors)`, where)
   if (tensors.length > 1 || configs.length > 1) throw bad(`'${where}' holds files of more than one adapter; give each adapter on its own`, where)
   const [file] = tensors as [FileReference]
-  const plain = baseName(file.name).replace(/\.safetensors$/, '')
+  const plain = baseName(file.name).replace(/\.(safetensors|gguf)$/, '')
   const isProper = properNames.includes(baseName(file.name))
   const name = label ?? ((configs[0] || isProper ? folderName(file.name) : plain) || (isProper ? '' : plain) || `adapter ${index + 1}`)
   const named = (reference: FileReference, fallback: string): FileReference => ({ ...reference, name: reference.name || `${name}/${fallback}` })
@@ -98,9 +111,9 @@ async function adapterFrom(files: readonly FileReference[], label: string | unde
 async function kindOf(file: FileReference): Promise<'tensors' | 'config' | 'other'> {
   const name = baseName(file.name)
   if (name === configFileName) return 'config'
-  if (name.endsWith('.safetensors')) return 'tensors'
+  if (/\.(safetensors|gguf)$/.test(name)) return 'tensors'
   // Pickles are no tensor files here, but the core has the clear words for them.
-  if (/^adapter_model\.(bin|pt|ckpt)$/.test(name) || /^[^/]*\.(bin|pt|pth|ckpt|gguf)$/.test(file.name)) return 'tensors'
+  if (/^adapter_model\.(bin|pt|ckpt)$/.test(name) || /^[^/]*\.(bin|pt|pth|ckpt)$/.test(file.name)) return 'tensors'
   if (name !== '' || !('blob' in file)) return 'other'
   // A safetensors file's byte 7 is the top of a 64-bit length: never text.
   const start = new Uint8Array(await file.blob.slice(0, 8).arrayBuffer())

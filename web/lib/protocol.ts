@@ -28,6 +28,8 @@ export interface Job {
   readonly scale: number
   readonly dtype: string
   readonly format: string
+  /** The base model's config.json or GGUF file. */
+  readonly base?: FileReference
   /** Whether the written file tells where it comes from. */
   readonly metadata: boolean
   /** Converting: the only adapter's scales are written as they are. */

@@ -7,10 +7,10 @@ import { cosineOf, pairMatrix, totalCosine, type PairValue } from './totals.js'
 
 /** One merged tensor. Its values are read when they are asked for, so a merge costs no memory here. */
 export interface MergedTensor {
-  readonly dtype: 'F64' | 'F32' | 'F16' | 'BF16'
+  readonly dtype: 'F64' | 'F32' | 'F16' | 'BF16' | 'Q8_0'
   readonly shape: readonly number[]
-  /** The values; those of F16 and BF16 as 16-bit patterns, which is how inference runtimes take them. */
-  data(): Promise<Float64Array | Float32Array | Uint16Array>
+  /** The values; those of F16 and BF16 as 16-bit patterns, which is how inference runtimes take them, and Q8_0 as ggml's blocks. */
+  data(): Promise<Float64Array | Float32Array | Uint16Array | Uint8Array>
 }
 
 /** How the result relates to one input. */
@@ -144,7 +144,7 @@ export function resultOf(job: Job, outcome: MergeOutcome): MergeResult {
 }
 
 function tensorOf(file: Blob, { dtype, shape, begin, end }: TensorValue): MergedTensor {
-  const types = { F64: Float64Array, F32: Float32Array, F16: Uint16Array, BF16: Uint16Array }
+  const types = { F64: Float64Array, F32: Float32Array, F16: Uint16Array, BF16: Uint16Array, Q8_0: Uint8Array }
   const known = dtype as keyof typeof types
   return { dtype: known, shape, data: async () => new types[known](await file.slice(begin, end).arrayBuffer()) }
 }

@@ -7,7 +7,7 @@ import { hashOf, HashingSink, type CreateHasher } from './hash.js'
 import type { AdapterData, AdapterReference, CancelFlag, ComparisonData, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
 import type { OpenSink, OutputReference } from './sink.js'
-import { readFailed, type ByteSource, type OpenSource } from './source.js'
+import { readFailed, type ByteSource, type FileReference, type OpenSource } from './source.js'
 
 // PEFT's own configs have 1 to 3 KB; the core refuses more than this (limits.h, kConfigBytes).
 const largestConfig = 4_000_000
@@ -49,10 +49,7 @@ function checkCancelled(listener: Listener): void {
 async function openAdapter(tools: Tools, session: Session, reference: AdapterReference, sources: ByteSource[]): Promise<AdapterData> {
   const source = await tools.open(reference.tensors)
   sources.push(source)
-  const prefix = await source.read(0, Math.min(8, source.size))
-  const size = tools.core.headerSize(source.name, prefix, source.size)
-  check(size.error)
-  const header = await source.read(0, size.bytes)
+  const header = await readHeader(tools, source)
   const config = reference.config && (await readConfig(tools, reference.config))
   const names = { label: reference.label, file: source.name, configFile: reference.config?.name ?? '', fileSize: source.size, hasConfig: config !== undefined }
   const opened = checkedAdapter(session.addAdapter(names, header, config ?? new Uint8Array()))
@@ -67,14 +64,41 @@ function checkedAdapter({ error, alphas, ...adapter }: AdapterValue): { adapter:
   return { adapter, alphas }
 }
 
-async function readConfig(tools: Tools, reference: AdapterReference['tensors']): Promise<Uint8Array> {
+/** The first bytes of a file that the core needs: how many, it says bit by bit. */
+async function readHeader(tools: Tools, source: ByteSource): Promise<Uint8Array> {
+  let bytes = await source.read(0, Math.min(8, source.size))
+  for (;;) {
+    const needed = tools.core.headerNeeds(source.name, bytes, source.size)
+    check(needed.error)
+    if (needed.bytes === bytes.length) return bytes
+    bytes = await source.read(0, needed.bytes)
+  }
+}
+
+/** Tells the session what the base model is: its config.json, or its GGUF file, of which the header is enough. */
+async function openBase(tools: Tools, session: Session, reference: FileReference): Promise<void> {
   const source = await tools.open(reference)
   try {
-    if (source.size > largestConfig) throw new MergeError({ code: 'bad_config', message: `'${source.name}': a config of ${source.size} bytes is none`, file: source.name })
-    return await source.read(0, source.size)
+    const start = await source.read(0, Math.min(4, source.size))
+    const isGguf = new TextDecoder().decode(start) === 'GGUF'
+    check(session.setBase(source.name, isGguf ? await readHeader(tools, source) : await readWhole(source), source.size))
   } finally {
     await source.close()
   }
+}
+
+async function readConfig(tools: Tools, reference: AdapterReference['tensors']): Promise<Uint8Array> {
+  const source = await tools.open(reference)
+  try {
+    return await readWhole(source)
+  } finally {
+    await source.close()
+  }
+}
+
+async function readWhole(source: ByteSource): Promise<Uint8Array> {
+  if (source.size > largestConfig) throw new MergeError({ code: 'bad_config', message: `'${source.name}': a config of ${source.size} bytes is none`, file: source.name })
+  return source.read(0, source.size)
 }
 
 /** Runs `work` with a session and open files, both of which end with it. */
@@ -94,6 +118,7 @@ async function openAll(tools: Tools, session: Session, sources: ByteSource[], jo
     checkCancelled(listener)
     await openAdapter(tools, session, adapter, sources)
   }
+  if (job.base) await openBase(tools, session, job.base)
 }
 
 interface CheckedPlan {

@@ -82,7 +82,7 @@ function moduleRank(text: string, earlier: [string, number][] = []): [string, nu
 export const dashed = (name: string): string => name.replaceAll('_', '-')
 
 export function dtypeOption(): Option {
-  return new Option('--dtype <type>', 'type of the written values').choices(['same', 'f64', 'f32', 'f16', 'bf16']).default('same')
+  return new Option('--dtype <type>', 'type of the written values; q8_0 is for GGUF').choices(['same', 'f64', 'f32', 'f16', 'bf16', 'q8_0']).default('same')
 }
 
 /** Adds what all commands that merge have in common. Options of single methods come from the core's table. */

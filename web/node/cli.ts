@@ -4,7 +4,7 @@
 
 import { writeFile } from 'node:fs/promises'
 import { Command, CommanderError, Option } from 'commander'
-import { createMerger, formats, MergeError, methods, version, type Comparison, type FormatName, type MergeReport, type Inspection, type MergeOptions, type Merger, type MergeResult, type WeightedInput } from './index.js'
+import { createMerger, formats, MergeError, methods, version, type Comparison, type FormatName, type MergeReport, type Inspection, type MergeOptions, type Merger, type MergeResult, type Recipe, type WeightedInput } from './index.js'
 import { messageOf } from '../lib/error.js'
 import { dtypeOption, inputsOf, recipeOf, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
 import { comparisonText, convertText, formatsText, inspectionText, mergeText, methodsText, planText } from './cli-text.js'
@@ -14,6 +14,7 @@ interface OutputFlags extends CommonFlags {
   output: string
   report?: string
   format: 'same' | FormatName
+  base?: string
   metadata: boolean
 }
 interface MergeFlags extends RecipeFlags, OutputFlags {}
@@ -41,10 +42,15 @@ function formatOption(): Option {
   return new Option('--format <format>', "file format of the result ('lora-lego formats' explains them)").choices(['same', ...formats.map(({ name }) => name)]).default('same')
 }
 
+function baseOption(): Option {
+  return new Option('--base <path>', "the base model's folder, config.json or GGUF file: for GGUF adapters that are made from others, or merged with others")
+}
+
 function withOutput(command: Command): Command {
   return command
-    .requiredOption('-o, --output <path>', 'folder for the result, or, for formats of one file, a name in .safetensors; it appears only when it is complete')
+    .requiredOption('-o, --output <path>', 'folder for the result, or, for formats of one file, a name in .safetensors or .gguf; it appears only when it is complete')
     .addOption(formatOption())
+    .addOption(baseOption())
     .option('--no-metadata', 'leave out where the result comes from: the metadata that the inputs share, and the recipe')
     .option('--report <file>', 'write the full report, module by module and with hashes of all files, as JSON')
 }
@@ -83,8 +89,12 @@ async function writeResult(flags: OutputFlags, text: (output: string, report: Me
   })
 }
 
+function formatOf({ format, base }: Pick<OutputFlags, 'format' | 'base'>): Pick<Recipe, 'format' | 'base'> {
+  return { format, ...(base !== undefined && { base }) }
+}
+
 async function mergeTo(inputs: readonly WeightedInput[], flags: MergeFlags): Promise<void> {
-  const recipe = { ...recipeOf(flags), format: flags.format, metadata: flags.metadata }
+  const recipe = { ...recipeOf(flags), ...formatOf(flags), metadata: flags.metadata }
   await writeResult(flags, mergeText, (merger, options) => merger.merge(inputs, recipe, options))
 }
 
@@ -115,19 +125,20 @@ function defineProgram(): Command {
     .argument('<adapter>', 'folder or tensor file')
     .addOption(dtypeOption())
     .action((adapter: string, flags: ConvertFlags) => {
-      const { format, dtype, metadata } = flags
+      const { format, base, dtype, metadata } = flags
       if (format === 'same') throw usageError('format', 'convert needs --format')
-      return writeResult(flags, convertText, (merger, options) => merger.convert(adapter, { format, metadata, ...(dtype && { dtype }) }, options))
+      return writeResult(flags, convertText, (merger, options) => merger.convert(adapter, { format, metadata, ...(base !== undefined && { base }), ...(dtype && { dtype }) }, options))
     })
 
   withHeadersOnly(withWeights(withRecipe(program.command('plan'), everyMethod, everyMethod[0] as string)))
     .description('show what a merge would do, where the adapters are in each other\'s way, and which settings suit them')
     .argument('<adapters...>', 'folders or tensor files')
     .addOption(formatOption())
-    .action((adapters: string[], flags: RecipeFlags & LookFlags & Pick<OutputFlags, 'format'>) =>
+    .addOption(baseOption())
+    .action((adapters: string[], flags: RecipeFlags & LookFlags & Pick<OutputFlags, 'format' | 'base'>) =>
       withMerger(flags, async (merger, signal) => {
         const inputs = inputsOf(adapters, flags)
-        const plan = await merger.plan(inputs, { ...recipeOf(flags), format: flags.format }, { signal })
+        const plan = await merger.plan(inputs, { ...recipeOf(flags), ...formatOf(flags) }, { signal })
         const comparison = await compareAll(merger, inputs, flags, signal)
         print(flags, { plan, ...(comparison && { comparison }) }, () => planText(plan) + (comparison ? `\n${comparisonText(comparison)}` : ''))
       }),

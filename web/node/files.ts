@@ -122,7 +122,7 @@ function writeFailed(path: string, error: unknown): MergeError {
 export const openOutput: OpenSink = async (output, names) => {
   if (output.kind === 'memory') return new BlobSink()
   if (names.length > 1 && namesFile(output.path)) {
-    throw new MergeError({ code: 'write_failed', message: `'${output.path}': the result is a folder with ${names.join(' and ')}; name one, without .safetensors`, file: output.path })
+    throw new MergeError({ code: 'write_failed', message: `'${output.path}': the result is a folder with ${names.join(' and ')}; name a folder, not a file`, file: output.path })
   }
   const sink = await FolderSink.open(output.path).catch((error: unknown) => {
     throw writeFailed(output.path, error)

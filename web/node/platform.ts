@@ -36,7 +36,7 @@ export const node: Platform = {
     const target = await stat(output.path).catch(() => undefined)
     const isFile = namesFile(output.path)
     if (target && target.isDirectory() === isFile) {
-      throw new MergeError({ code: 'write_failed', message: `'${output.path}' is a ${isFile ? 'folder' : 'file'}; ${isFile ? 'a name in .safetensors is that of a file' : 'give the name of a folder, or of a file in .safetensors'}`, file: output.path })
+      throw new MergeError({ code: 'write_failed', message: `'${output.path}' is a ${isFile ? 'folder' : 'file'}; ${isFile ? 'a name in .safetensors or .gguf is that of a file' : 'give the name of a folder, or of a file in .safetensors or .gguf'}`, file: output.path })
     }
     const place = await realpath(output.path).catch(() => resolve(output.path))
     for (const input of inputs) {
@@ -67,7 +67,7 @@ async function resolvePath(given: string | URL): Promise<PathFiles> {
 /** A tensor file with a name that all have is called after its folder; any other, after itself. */
 function labelOf(path: string): string {
   const name = basename(path)
-  return /^(adapter_model|adapters|pytorch_lora_weights)\./.test(name) ? basename(dirname(resolve(path))) : name.replace(/\.safetensors$/, '')
+  return /^(adapter_model|adapters|pytorch_lora_weights)\./.test(name) ? basename(dirname(resolve(path))) : name.replace(/\.(safetensors|gguf)$/, '')
 }
 
 function pathOf(url: URL): string {
