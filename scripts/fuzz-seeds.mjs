@@ -96,12 +96,16 @@ await main(async () => {
   const pair = firstModules(example.json, 2, 8, ['F32', 32])
   const other = firstModules(example.json, 3, 2, ['F16', 16])
   const two = config({ r: 2, lora_alpha: 2, target_modules: ['q_proj', 'k_proj', 'v_proj'] })
+  const small = (rank, paths) => header(paths.flatMap(path => [[key(path, 'lora_A.weight'), 'F16', 16, [rank, 4]], [key(path, 'lora_B.weight'), 'F16', 16, [4, rank]]]))
+  const one = config({ r: 1 })
   const adapters = (list, recipe) => Buffer.concat([...list.flatMap(([json, text]) => [Buffer.from(json), divider, Buffer.from(text), divider]), recipe])
   await write('catalogue', {
     alone: adapters([[kinds, two]], bytes(2)),
     equal: adapters([[pair, exampleConfig], [pair, exampleConfig]], bytes(2)),
     ranks: adapters([[pair, exampleConfig], [other, two]], bytes(1, 0, 0, 0, 0, 0, 0, 3, 1)),
     rule: adapters([[pair, exampleConfig], [other, two], [other, two]], bytes(0, 0, 0, 0, 0, 0, 8, 7)),
+    small: adapters([[small(1, ['q_proj', 'k_proj']), one], [small(1, ['q_proj']), one]], bytes(0)),
+    patterned: adapters([[small(1, ['a.x', 'b.x']), one], [small(2, ['a.x', 'b.x']), config({ r: 1, rank_pattern: { 'a.x': 2, '[b-d]\\.x': 2 } })]], bytes(1)),
     whole: adapters([[example.json, exampleConfig]], bytes(0)),
   })
 

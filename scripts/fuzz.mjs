@@ -51,7 +51,7 @@ async function runTarget(target, seconds) {
     // The longest seed is a real header of 7 KB.
     '-max_len=16384',
     // Only what was found, and how many inputs there were.
-    '-verbosity=0', '-print_final_stats=1',
+    '-verbosity=0', '-print_funcs=0', '-print_final_stats=1',
   ]
   try {
     const output = await run(join(project, `build/fuzz/tests/fuzz/${target}_fuzz`), [...options, ...folders], {

@@ -3,13 +3,52 @@
 
 #include <cmath>
 
-#include "adapter/peft_config.h"
+#include "base/checked.h"
 #include "base/limits.h"
+#include "format/json.h"
 #include "job/session.h"
 #include "recipe.h"
 
 namespace lego::fuzz {
 namespace {
+
+/// Bytes of a tensor as a header's entry describes it; nothing where it does not, or they are not whole.
+std::optional<uint64_t> bytesOfEntry(const Json& entry) {
+  if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape")) return std::nullopt;
+  const Json &name = entry["dtype"], &shape = entry["shape"];
+  const auto dtype = name.is_string() ? dtypeOf(*name.get_ptr<const std::string*>()) : std::nullopt;
+  if (!dtype || !shape.is_array()) return std::nullopt;
+  std::optional<uint64_t> bits = bitsOf(*dtype);
+  for (const Json& side : shape) {
+    if (!side.is_number_unsigned()) return std::nullopt;
+    bits = bits ? checkedMultiply(*bits, side.get<uint64_t>()) : bits;
+  }
+  return bits && *bits % 8 == 0 ? std::optional(*bits / 8) : std::nullopt;
+}
+
+/// The header with its tensors one after the other; as it stands where it is no JSON.
+std::string withOffsets(Bytes text) {
+  Json header = Json::parse(textOf(text), nullptr, /*allow_exceptions=*/false);
+  if (!header.is_object()) return std::string(textOf(text));
+  uint64_t position = 0;
+  for (auto& [name, entry] : header.items()) {
+    const auto bytes = bytesOfEntry(entry);
+    const auto end = bytes ? checkedAdd(position, *bytes) : bytes;
+    if (!end) continue;
+    entry["data_offsets"] = {position, *end};
+    position = *end;
+  }
+  return header.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Status addTo(Session& session, Bytes json, Bytes configText) {
+  const auto header = withPrefix(json);
+  const auto config = configText.empty() ? std::nullopt : std::optional(textOf(configText));
+  const Status added = session.addAdapter({"adapter", "file", "config"}, header,
+                                          wholeSize(header).value_or(header.size()), config);
+  if (!added) checkError(added.error());
+  return added;
+}
 
 void checkCatalogue(const AdapterFile& adapter) {
   require(!adapter.catalogue.modules.empty(), "an adapter has modules");
@@ -102,11 +141,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (parts.size() > 11) return 0;
   Session session(2);
   for (size_t i = 0; i + 1 < parts.size(); i += 2) {
-    const auto header = withPrefix(parts[i]);
-    const auto config = parts[i + 1].empty() ? std::nullopt : std::optional(textOf(parts[i + 1]));
-    const Status added = session.addAdapter({"adapter", "file", "config"}, header,
-                                            wholeSize(header).value_or(header.size()), config);
-    if (!added) checkError(added.error());
+    if (!addTo(session, parts[i], parts[i + 1]))
+      (void)addTo(session, bytesOf(withOffsets(parts[i])), parts[i + 1]);
   }
   for (const AdapterFile& adapter : session.adapters()) checkCatalogue(adapter);
 
