@@ -50,6 +50,21 @@ function firstModules(json, count, rank, [dtype, bits]) {
   return header(tensors, { format: 'pt' })
 }
 
+/** A header whose file ends at 2^64 - 1; written again with padding, it would end beyond. */
+function endless() {
+  const most = 2n ** 64n - 1n
+  const largest = 2n ** 61n - 1n
+  for (let dataBegin = 9n; ; dataBegin++) {
+    const entries = [...'abcdefgh'].map((name, i) => {
+      const begin = BigInt(i) * largest
+      const end = i < 7 ? begin + largest : most - dataBegin
+      return `"${name}":{"dtype":"U8","shape":[${end - begin}],"data_offsets":[${begin},${end}]}`
+    })
+    const json = `{${entries.join(',')}}`
+    if (BigInt(8 + json.length) === dataBegin && json.length % 8 !== 0) return json
+  }
+}
+
 const key = (path, ending) => `base_model.model.${path}.${ending}`
 const kinds = header([
   [key('conv', 'lora_A.weight'), 'BF16', 16, [2, 3, 3, 3]],
@@ -80,6 +95,7 @@ await main(async () => {
   await write('header', {
     example: withPrefix(example.json),
     golden: withPrefix(edge.json),
+    endless: withPrefix(endless()),
     kinds: withPrefix(kinds),
     narrow: withPrefix(header([['a', 'F4', 4, [3, 2]], ['b', 'F6_E2M3', 6, [4]], ['none', 'F32', 32, [0, 7]], ['one', 'U8', 8, []]])),
     short: Buffer.concat([withPrefix(header([['a', 'U8', 8, [4]]], { k: 'v' })), bytes(1, 2, 3, 4)]),

@@ -5,6 +5,7 @@
 
 #include "base/checked.h"
 #include "base/limits.h"
+#include "base/random.h"
 #include "format/json.h"
 #include "job/session.h"
 #include "recipe.h"
@@ -133,6 +134,40 @@ void checkOutput(const Plan& plan) {
 
 }  // namespace
 }  // namespace lego::fuzz
+
+extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t maxSize);
+
+/// Changes one piece, or gives an adapter a twin: of adapters that are all changed at once, none is left
+/// whole.
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t maxSize, unsigned seed) {
+  using namespace lego::fuzz;
+  lego::Random random(seed);
+  std::vector<std::vector<uint8_t>> parts;
+  for (const Bytes part : pieces(std::as_bytes(std::span(data, size)))) {
+    const auto* begin = reinterpret_cast<const uint8_t*>(part.data());
+    parts.emplace_back(begin, begin + part.size());
+  }
+  const uint64_t choice = random.below(8);
+  if (choice == 0) return LLVMFuzzerMutate(data, size, maxSize);
+  if (choice == 1 && parts.size() > 2) {
+    const auto pair = static_cast<std::ptrdiff_t>(2 * random.below((parts.size() - 1) / 2));
+    const std::vector<std::vector<uint8_t>> twin(parts.begin() + pair, parts.begin() + pair + 2);
+    parts.insert(parts.begin(), twin.begin(), twin.end());
+  } else {
+    auto& part = choice < 4 ? parts.back() : parts[random.below(parts.size())];
+    const size_t length = part.size();
+    part.resize(length + maxSize - size);
+    part.resize(LLVMFuzzerMutate(part.data(), length, part.size()));
+  }
+  std::vector<uint8_t> result;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (i > 0) result.push_back(0xFF);
+    result.insert(result.end(), parts[i].begin(), parts[i].end());
+  }
+  if (result.empty() || result.size() > maxSize) return LLVMFuzzerMutate(data, size, maxSize);
+  std::ranges::copy(result, data);
+  return result.size();
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace lego;
