@@ -132,6 +132,7 @@ await main(async () => {
     'convert-tall': Buffer.concat([bytes(0, 2, 1, 0x06, 0x05, 3, 1, 2), values]),
     ...Object.fromEntries(Array.from({ length: 4 }, (_, dtype) => [`pack-${dtype}`, Buffer.concat([bytes(1, dtype, 2, 11, 14, 3, 1, 1), values])])),
     'gram-single': Buffer.concat([bytes(2, 1, 7, 0x1f, 0x01, 3), values]),
+    'gram-none': bytes(2, 0, 0, 0xfa, 0x00, 0),
     'gram-double': Buffer.concat([bytes(2, 0, 9, 0x05, 0x00, 0), values]),
     assemble: Buffer.concat([bytes(3, 4, 2, 0x25, 0x00, 2, 2, 0, 1, 3, 0), values]),
   })
