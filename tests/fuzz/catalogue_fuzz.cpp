@@ -157,6 +157,7 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
     auto& part = choice < 4 ? parts.back() : parts[random.below(parts.size())];
     const size_t length = part.size();
     part.resize(length + maxSize - size);
+    if (part.empty()) return LLVMFuzzerMutate(data, size, maxSize);  // nothing to change, and no room
     part.resize(LLVMFuzzerMutate(part.data(), length, part.size()));
   }
   std::vector<uint8_t> result;
