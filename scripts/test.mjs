@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { build } from './build.mjs'
 import { ensurePrograms } from './debian-packages.mjs'
+import { fuzz } from './fuzz.mjs'
 import { buildNative } from './native.mjs'
 import { main, run, step } from './say.mjs'
 import { project } from './toolchain.mjs'
@@ -58,6 +59,16 @@ async function check(title, args) {
   )
 }
 
+/** Each fuzz target counts as one test. */
+async function fuzzing(seconds) {
+  let found
+  await suite(
+    `fuzz targets: ${seconds} s each, from tests/fuzz/seeds`,
+    async () => (found = await fuzz(seconds)),
+    async () => ({ passed: found.passed, failed: found.failed }),
+  )
+}
+
 async function vitest(scratch) {
   const report = join(scratch, 'vitest.json')
   await suite(
@@ -83,6 +94,7 @@ await main(async () => {
       await core(preset, `build/${preset}/tests/core_tests`, [], scratch)
     }
     for (const preset of wasmPresets) await core(`${preset} in Node`, 'node', [`build/${preset}/tests/core_tests.cjs`], scratch)
+    await fuzzing(60)
     await vitest(scratch)
   } finally {
     await rm(scratch, { recursive: true, force: true })

@@ -317,10 +317,16 @@ Result<std::string> writeHeader(Header& header) {
     if (!dtypeOf(nameOf(tensor.dtype)))
       return fail(Code::badDtype, "safetensors has no dtype " + std::string(nameOf(tensor.dtype)),
                   tensor.name);
-    const std::optional<uint64_t> bytes = bytesOf(tensor.dtype, tensor.shape);
+    // In bits, because elements of F4 and F6 do not fill bytes.
+    std::optional<uint64_t> bits = bitsOf(tensor.dtype);
     std::string shape;
-    for (const uint64_t side : tensor.shape) shape += (shape.empty() ? "" : ",") + std::to_string(side);
-    const auto end = bytes ? checkedAdd(position, *bytes) : bytes;
+    for (const uint64_t side : tensor.shape) {
+      bits = bits ? checkedMultiply(*bits, side) : bits;
+      shape += (shape.empty() ? "" : ",") + std::to_string(side);
+    }
+    if (bits && *bits % 8 != 0)
+      return fail(Code::sizeMismatch, "the tensor does not fill whole bytes", tensor.name);
+    const auto end = bits ? checkedAdd(position, *bits / 8) : bits;
     if (!end) return fail(Code::sizeOverflow, "the merged tensor's size does not fit 64 bits", tensor.name);
     if (json.size() > 1) json += ',';
     json += jsonQuoted(tensor.name) + ":{\"dtype\":\"" + std::string(nameOf(tensor.dtype)) +
@@ -333,6 +339,8 @@ Result<std::string> writeHeader(Header& header) {
   json += '}';
   json.append((8 - json.size() % 8) % 8, ' ');
   const uint64_t dataBegin = kPrefixBytes + json.size();
+  if (!checkedAdd(position, dataBegin))
+    return fail(Code::sizeOverflow, "the size of header and tensors together does not fit 64 bits");
   for (TensorInfo& tensor : header.tensors) {
     tensor.begin += dataBegin;
     tensor.end += dataBegin;

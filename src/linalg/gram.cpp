@@ -93,6 +93,7 @@ Status accumulate(const float* rows, size_t count, size_t length, size_t stride,
 
 Result<Matrix> gram(const float* rows, size_t count, size_t length, size_t stride, GramPrecision precision) {
   Matrix result(count, count);
+  if (count == 0) return result;  // `rows` may then point at nothing, from where no panel can be reached
   const Status done = precision == GramPrecision::Single
                           ? accumulate<float>(rows, count, length, stride, result)
                           : accumulate<double>(rows, count, length, stride, result);

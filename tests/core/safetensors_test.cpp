@@ -216,5 +216,31 @@ TEST(Safetensors, WritesWhatItReads) {
   expectCode(safetensors::writeHeader(header), Code::sizeOverflow);
 }
 
+TEST(Safetensors, WritesElementsOfLessThanAByte) {
+  Header header;
+  header.tensors = {
+      {"four", DType::F4, {3, 2}, 0, 0}, {"six", DType::F6E2M3, {8}, 0, 0}, {"u8", DType::U8, {1}, 0, 0}};
+  const std::string text = must(safetensors::writeHeader(header));
+  EXPECT_EQ(header.tensors[0].end - header.tensors[0].begin, 3u);
+  EXPECT_EQ(header.tensors[1].end - header.tensors[1].begin, 6u);
+  std::vector<std::byte> file(text.size() + 10);
+  std::memcpy(file.data(), text.data(), text.size());
+  const Header back = must(read(file));
+  ASSERT_EQ(back.tensors.size(), 3u);
+  EXPECT_EQ(back.tensors[2].begin, header.tensors[2].begin);
+  header.tensors = {{"odd", DType::F4, {3}, 0, 0}};
+  expectCode(safetensors::writeHeader(header), Code::sizeMismatch);
+}
+
+// The data fit 64 bits, but not behind their header.
+TEST(Safetensors, RefusesToWriteFilesBeyond64Bits) {
+  Header header;
+  for (int i = 0; i < 7; ++i)
+    header.tensors.push_back({std::string(1, 'a' + i), DType::U8, {UINT64_MAX / 8}, 0, 0});
+  EXPECT_TRUE(safetensors::writeHeader(header));
+  header.tensors.push_back({"h", DType::U8, {UINT64_MAX / 8 + 7}, 0, 0});
+  expectCode(safetensors::writeHeader(header), Code::sizeOverflow);
+}
+
 }  // namespace
 }  // namespace lego::testing
