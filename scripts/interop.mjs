@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { adapterSets, Minibench } from '../tests/quality/minibench.mjs'
-import { adapterGguf, baseGguf, modules, readPeft, readPeftFolder, stacked } from '../tests/runtime/minibench-gguf.mjs'
+import { baseGguf, modules, readPeftFolder, stacked } from '../tests/runtime/minibench-gguf.mjs'
 import { build } from './build.mjs'
 import { DebianRoot } from './debian-root.mjs'
 import { SetupError, main } from './say.mjs'
@@ -42,9 +42,11 @@ async function save(name, content) {
 }
 const saveJson = (name, value) => save(name, JSON.stringify(value))
 
+const weightedInputs = inputs.map(({ task, weight }) => ({ source: adapterSets.plain(task), weight }))
+
 /** Merges the inputs; returns the result and where its files were written. */
 async function mergeTo(library, name, recipe) {
-  const result = await library.merge(inputs.map(({ task, weight }) => ({ source: adapterSets.plain(task), weight })), recipe)
+  const result = await library.merge(weightedInputs, recipe)
   const paths = {}
   for (const file of result.files) paths[file.name] = await save(`${name}-${file.name}`, new Uint8Array(await file.arrayBuffer()))
   const config = JSON.parse(await readFile(paths['adapter_config.json'], 'utf8'))
@@ -71,10 +73,11 @@ async function expectedRequests() {
   return requests
 }
 
-/** The inputs merged with `cat`, as a GGUF adapter. The library merges; the tests' own writer makes the file. */
+/** The inputs merged with `cat`, as a GGUF adapter. */
 async function mergedGguf(library) {
-  const { tensorFile, config } = await mergeTo(library, 'cat', { method: 'cat', dtype: 'f32' })
-  return save('cat.gguf', adapterGguf(readPeft(await readFile(tensorFile), config)))
+  const output = join(scratch, 'cat.gguf')
+  await library.merge(weightedInputs, { method: 'cat', dtype: 'f32', format: 'gguf', base: await baseGguf() }, { output })
+  return output
 }
 
 /** The same as an .onnx_adapter. The library merges; ONNX Runtime makes the file. */

@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises'
 import { merge } from '../../dist/node/index.js'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { adapterSets, Minibench } from '../quality/minibench.mjs'
-import { adapterGguf, baseGguf, readPeft, readPeftFolder, stacked, textOf, type Factors } from '../runtime/minibench-gguf.mjs'
+import { adapterGguf, baseGguf, readPeftFolder, stacked, textOf, type Factors } from '../runtime/minibench-gguf.mjs'
 import { generate, type Step } from '../runtime/wllama.js'
 
 const inputs = [
@@ -18,17 +18,14 @@ const promptsPerTask = 3
 /** As many as the tasks' answers have. */
 const length = 9
 
-/**
- * The merged adapter under test: the inputs merged with `cat`, as a GGUF file to be used at scale 1. The library merges;
- * the tests' own writer makes the file. A GGUF file that the library itself wrote would come in here, and only here.
- */
-async function mergedGguf(): Promise<Uint8Array<ArrayBuffer>> {
+/** The merged adapter under test: the inputs merged with `cat`, by the library, as a GGUF file to be used at scale 1. */
+async function mergedGguf(base: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
   const { files } = await merge(
     inputs.map(({ task, weight }) => ({ source: adapterSets.plain(task), weight })),
-    { method: 'cat', dtype: 'f32' },
+    { method: 'cat', dtype: 'f32', format: 'gguf', base },
   )
-  const bytes = async (name: string): Promise<Uint8Array> => new Uint8Array((await files.find(file => file.name === name)?.arrayBuffer()) ?? [])
-  return adapterGguf(readPeft(await bytes('adapter_model.safetensors'), JSON.parse(new TextDecoder().decode(await bytes('adapter_config.json')))))
+  expect(files.map(file => file.name)).toEqual(['adapter.gguf'])
+  return new Uint8Array((await files[0]?.arrayBuffer()) ?? new ArrayBuffer(0))
 }
 
 async function prompts(task: string): Promise<number[][]> {
@@ -60,7 +57,8 @@ describe('llama.cpp in Chromium', () => {
     asked = (await Promise.all(inputs.map(({ task }) => prompts(task)))).flat()
     const scales = [[0, 0, 0], [1, 0, 0], [...weights, 0], [0, 0, 1]]
     const requests = scales.flatMap(scales => asked.map(ids => ({ prompt: textOf(ids), length, scales })))
-    const answers = await generate(await baseGguf(), [...adapters.map(adapterGguf), await mergedGguf()], requests)
+    const model = await baseGguf()
+    const answers = await generate(model, [...adapters.map(adapterGguf), await mergedGguf(model)], requests)
     ;[base, first, weighted, merged] = scales.map((_, i) => answers.slice(i * asked.length, (i + 1) * asked.length)) as [Step[][], Step[][], Step[][], Step[][]]
   })
 
