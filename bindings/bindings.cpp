@@ -122,7 +122,7 @@ class SessionHandle {
       value.modules.push_back({module.path, nameOf(module.kind), std::string(nameOf(module.a.dtype)),
                                static_cast<double>(module.in), static_cast<double>(module.out),
                                static_cast<uint32_t>(module.rank), module.alpha, module.scale});
-      value.bytes += static_cast<double>((module.a.end - module.a.begin) + (module.b.end - module.b.begin));
+      value.bytes += static_cast<double>(bytesOf(module));
     }
     for (const Unsupported& item : adapter.catalogue.unsupported)
       value.unsupported.push_back({item.tensor, item.reason});

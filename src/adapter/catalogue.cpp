@@ -11,4 +11,12 @@ const char* nameOf(ModuleKind kind) {
   return "";
 }
 
+uint64_t bytesOf(const AdapterModule& module) {
+  const auto size = [](const TensorInfo& tensor) { return tensor.end - tensor.begin; };
+  if (!module.expanded) return size(module.a) + size(module.b);
+  uint64_t bytes = 0;
+  for (const auto& tensor : module.expanded->tensors) bytes += tensor ? size(*tensor) : 0;
+  return bytes;
+}
+
 }  // namespace lego

@@ -1,12 +1,15 @@
 // An adapter as modules: what every dialect is resolved to.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "format/header.h"
+#include "tensor/expand.h"
 
 namespace lego {
 
@@ -25,6 +28,13 @@ enum class ModuleKind : uint8_t { Linear, Convolution, Embedding };
 /// "linear", "convolution", "embedding".
 const char* nameOf(ModuleKind kind);
 
+/// Tensors of a delta that is stored otherwise than as one pair (LoHa, LoKr, a core, a full difference):
+/// first and second factor, each full, up, down, mid, in the order of FactorTensors.
+struct ExpandedFactors {
+  Expansion expansion;
+  std::array<std::optional<TensorInfo>, 8> tensors;
+};
+
 /// One LoRA pair: delta = scale * B A, with A rank x in and B out x rank once all but the first axis of
 /// A, and all but the first two of B, are flattened.
 struct AdapterModule {
@@ -39,9 +49,16 @@ struct AdapterModule {
   uint64_t in = 0;               ///< columns of A: input features, or channels x kernel, or the vocabulary
   uint64_t out = 0;              ///< rows of B
   std::vector<uint64_t> kernel;  ///< sides of a convolution's kernel, {3, 3}; `in` has them as factors
+  /// Where the delta is stored in another way: how. `a` and `b` are then two of its tensors, for messages,
+  /// and `rank` is the number of units that it is expanded into.
+  std::shared_ptr<const ExpandedFactors> expanded;
+  double alphaRank = 0;  ///< what alpha is divided by; 0: the scale is 1 whatever alpha says
   double alpha = 0;
   double scale = 0;  ///< alpha / rank, or alpha / sqrt(rank) with rsLoRA
 };
+
+/// Bytes of all of a module's factors in its file.
+uint64_t bytesOf(const AdapterModule& module);
 
 /// A module's alpha, where a file keeps it as a tensor: readAlphas() needs its value.
 struct AlphaTensor {

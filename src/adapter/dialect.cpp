@@ -153,9 +153,14 @@ constexpr Suffix kPeftSuffixes[] = {
     {".lora_embedding_B.default", Part::B, true},
 };
 constexpr Suffix kKohyaSuffixes[] = {
-    {".lora_down.weight", Part::A},
-    {".lora_up.weight", Part::B},
-    {".alpha", Part::Alpha},
+    {".lora_down.weight", Part::A}, {".lora_up.weight", Part::B}, {".alpha", Part::Alpha}};
+// In the files of kohya, ComfyUI and diffusers alike.
+constexpr Suffix kLycorisSuffixes[] = {
+    {".lora_mid.weight", Part::Mid}, {".diff", Part::Diff},         {".hada_w1_a", Part::HadaW1A},
+    {".hada_w1_b", Part::HadaW1B},   {".hada_t1", Part::HadaT1},    {".hada_w2_a", Part::HadaW2A},
+    {".hada_w2_b", Part::HadaW2B},   {".hada_t2", Part::HadaT2},    {".lokr_w1", Part::LokrW1},
+    {".lokr_w1_a", Part::LokrW1A},   {".lokr_w1_b", Part::LokrW1B}, {".lokr_w2", Part::LokrW2},
+    {".lokr_w2_a", Part::LokrW2A},   {".lokr_w2_b", Part::LokrW2B}, {".lokr_t2", Part::LokrT2},
 };
 // ComfyUI takes all of these (comfy/weight_adapter/lora.py); the second half are diffusers' middle and old
 // ones.
@@ -241,6 +246,10 @@ std::string currentPath(std::string path) {
   return path;
 }
 
+bool hasLycoris(Dialect dialect) {
+  return dialect == Dialect::Kohya || dialect == Dialect::Comfy || dialect == Dialect::Diffusers;
+}
+
 /// Control-LoRA's and MLX's endings are so short that a path must show it is one.
 bool fits(Dialect dialect, std::string_view path, std::string_view name) {
   const auto factorOfXLabs = [&] {
@@ -276,15 +285,21 @@ std::optional<Key> parseKey(Dialect dialect, std::string_view name) {
       std::ranges::find_if(grammar.prefixes, [&](std::string_view text) { return name.starts_with(text); });
   if (prefix == grammar.prefixes.end() && !grammar.prefixes.empty()) return std::nullopt;
   const size_t cut = grammar.prefixes.empty() ? 0 : prefix->size();
-  for (const Suffix& suffix : grammar.suffixes) {
-    if (!name.ends_with(suffix.text) || name.size() <= cut + suffix.text.size()) continue;
+  const auto read = [&](const Suffix& suffix) -> std::optional<Key> {
+    if (!name.ends_with(suffix.text) || name.size() <= cut + suffix.text.size()) return std::nullopt;
     std::string_view path = name.substr(0, name.size() - suffix.text.size());
-    if (!grammar.hasDots && contains(path, ".")) continue;
-    if (!fits(dialect, path, name)) continue;
+    if (!grammar.hasDots && contains(path, ".")) return std::nullopt;
+    if (!fits(dialect, path, name)) return std::nullopt;
     if (!grammar.prefixIsPath) path = path.substr(cut);
     const bool isDiffusers = dialect == Dialect::Diffusers;
     return Key{isDiffusers ? currentPath(std::string(path)) : std::string(path), suffix.part,
                suffix.isEmbedding};
+  };
+  for (const Suffix& suffix : grammar.suffixes) {
+    if (auto key = read(suffix)) return key;
+  }
+  for (const Suffix& suffix : kLycorisSuffixes) {
+    if (auto key = hasLycoris(dialect) ? read(suffix) : std::nullopt) return key;
   }
   return std::nullopt;
 }
@@ -294,11 +309,12 @@ std::string reasonFor(Dialect dialect, std::string_view name) {
   if (contains(name, "lora_magnitude_vector") || ends(".dora_scale") || ends(".m"))
     return "a DoRA magnitude, which needs the base model's norms";
   if (ends(".bias") && contains(name, ".lora_B.")) return "a bias of lora_B";
-  if (ends(".diff") || ends(".diff_b")) return "a full difference of a weight (.diff)";
+  if (ends(".diff") || ends(".diff_b")) return "a difference of a bias or a normalisation (.diff, .diff_b)";
   if (ends(".w_norm") || ends(".b_norm")) return "a trained normalisation";
-  if (ends(".lora_mid.weight")) return "a Tucker core (lora_mid)";
-  if (contains(name, ".hada_")) return "a factor of LoHa";
-  if (contains(name, ".lokr_")) return "a factor of LoKr";
+  if (ends(".lokr_t1")) return "a core of LoKr's small factor, which no program writes";
+  if (ends(".scalar")) return "a scalar of LyCORIS that multiplies the module's delta";
+  if (contains(name, ".bias_indices") || contains(name, ".bias_values") || contains(name, ".bias_size"))
+    return "a sparse residual of the weight";
   if (contains(name, ".oft_") || ends(".rescale")) return "a factor of OFT, which multiplies the base weight";
   if (name.starts_with("bundle_emb.")) return "a bundled embedding";
   if (ends(".reshape_weight")) return "a changed shape of the base weight";

@@ -17,13 +17,29 @@ enum class Part : uint8_t {
   A,      ///< lora_A, lora_down
   B,      ///< lora_B, lora_up
   Alpha,  ///< a scalar; the module's scale is it over the rank
-  Other,  ///< what no merge of factors carries (Unsupported says what)
+  // LyCORIS (tensor/expand.h)
+  Mid,   ///< Tucker's core between A and B
+  Diff,  ///< the whole difference
+  HadaW1A,
+  HadaW1B,
+  HadaT1,
+  HadaW2A,
+  HadaW2B,
+  HadaT2,
+  LokrW1,
+  LokrW1A,
+  LokrW1B,
+  LokrW2,
+  LokrW2A,
+  LokrW2B,
+  LokrT2,
 };
+inline constexpr size_t kParts = static_cast<size_t>(Part::LokrT2) + 1;
 
 /// A tensor's name, taken apart.
 struct Key {
   std::string path;  ///< of the module
-  Part part = Part::Other;
+  Part part = Part::A;
   bool isEmbedding = false;
 };
 

@@ -1,6 +1,7 @@
 #include "adapter/modules.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <tuple>
@@ -32,10 +33,21 @@ uint64_t product(const std::vector<uint64_t>& shape, size_t from) {
 
 /// The tensors of one module.
 struct Parts {
-  const TensorInfo* a = nullptr;
-  const TensorInfo* b = nullptr;
-  const TensorInfo* alpha = nullptr;
+  std::array<const TensorInfo*, kParts> tensors{};
   bool isEmbedding = false;
+
+  const TensorInfo*& operator[](Part part) { return tensors[static_cast<size_t>(part)]; }
+  const TensorInfo* operator[](Part part) const { return tensors[static_cast<size_t>(part)]; }
+  bool hasAny(Part first, Part last) const {
+    const auto at = [&](Part part) { return tensors.begin() + static_cast<std::ptrdiff_t>(part); };
+    return std::any_of(at(first), at(last) + 1, [](const TensorInfo* tensor) { return tensor != nullptr; });
+  }
+  /// Any but an alpha.
+  bool hasFactors() const { return hasAny(Part::A, Part::B) || hasAny(Part::Mid, Part::LokrT2); }
+  const TensorInfo* firstFactor() const {
+    return *std::ranges::find_if(
+        tensors, [&](const TensorInfo* tensor) { return tensor && tensor != (*this)[Part::Alpha]; });
+  }
 };
 
 /// Where a dialect's keys do not tell embeddings from linear layers, their names do.
@@ -93,24 +105,71 @@ Status checkDtype(const TensorInfo& tensor) {
               tensor.name);
 }
 
-Result<AdapterModule> moduleOf(const std::string& path, const Parts& parts, const DialectInfo& dialect) {
-  if (!parts.a || !parts.b) {
-    const TensorInfo* present = parts.a ? parts.a : parts.b;
+Result<AdapterModule> pairOf(const std::string& path, const Parts& parts, const DialectInfo& dialect) {
+  const TensorInfo *a = parts[Part::A], *b = parts[Part::B];
+  if (!a || !b)
     return fail(Code::unpairedFactor,
-                std::string("the module has no ") + (parts.a ? "lora_B" : "lora_A") + " to go with it",
-                present->name);
-  }
+                std::string("the module has no ") + (a ? "lora_B" : "lora_A") + " to go with it",
+                (a ? a : b)->name);
   AdapterModule module;
   module.path = path;
   const bool isEmbedding = parts.isEmbedding || (!dialect.keysTellEmbeddings && namesEmbedding(path));
   module.kind = isEmbedding ? ModuleKind::Embedding : ModuleKind::Linear;
-  module.a = *parts.a;
-  module.b = *parts.b;
+  module.a = *a;
+  module.b = *b;
   std::tie(module.transposedA, module.transposedB) = turnedFactors(dialect.dialect, module.kind);
-  for (const TensorInfo* factor : {parts.a, parts.b}) {
+  for (const TensorInfo* factor : {a, b}) {
     if (Status read = checkDtype(*factor); !read) return read.error();
   }
   if (Status read = readShapes(module, dialect); !read) return read.error();
+  module.alphaRank = static_cast<double>(module.rank);
+  return module;
+}
+
+/// A delta that is no plain pair.
+Result<AdapterModule> expandedOf(const std::string& path, const Parts& parts) {
+  const bool isHada = parts.hasAny(Part::HadaW1A, Part::HadaT2),
+             isLokr = parts.hasAny(Part::LokrW1, Part::LokrT2);
+  const bool isTucker = parts.hasAny(Part::A, Part::B) || parts[Part::Mid], isDiff = parts[Part::Diff];
+  if (isHada + isLokr + isTucker + isDiff > 1)
+    return fail(Code::unpairedFactor, "the module has tensors of several factorisations",
+                parts.firstFactor()->name);
+  FactorTensors first{parts[Part::Diff], parts[Part::B], parts[Part::A], parts[Part::Mid]}, second;
+  Composition composition = Composition::Single;
+  if (isHada) {
+    composition = Composition::Hadamard;
+    first = {nullptr, parts[Part::HadaW1A], parts[Part::HadaW1B], parts[Part::HadaT1]};
+    second = {nullptr, parts[Part::HadaW2A], parts[Part::HadaW2B], parts[Part::HadaT2]};
+  } else if (isLokr) {
+    composition = Composition::Kronecker;
+    first = {parts[Part::LokrW1], parts[Part::LokrW1A], parts[Part::LokrW1B], nullptr};
+    second = {parts[Part::LokrW2], parts[Part::LokrW2A], parts[Part::LokrW2B], parts[Part::LokrT2]};
+  }
+  const auto expansion = planExpansion(composition, first, second);
+  if (!expansion) return expansion.error();
+  ExpandedFactors factors{*expansion, {}};
+  size_t slot = 0;
+  for (const FactorTensors& factor : {first, second}) {
+    for (const TensorInfo* tensor : {factor.full, factor.up, factor.down, factor.mid}) {
+      if (tensor) factors.tensors[slot] = *tensor;
+      ++slot;
+    }
+  }
+  AdapterModule module;
+  module.path = path;
+  module.kind = expansion->kernel.empty() ? ModuleKind::Linear : ModuleKind::Convolution;
+  module.kernel = expansion->kernel;
+  module.a = *parts.firstFactor();
+  module.b = module.a;
+  module.rank = expansion->units;
+  module.in = expansion->in;
+  module.out = expansion->out;
+  module.alphaRank = static_cast<double>(expansion->alphaRank);
+  if (expansion->alphaRankDisputed && parts[Part::Alpha]) {
+    return fail(Code::badAlpha, "programs disagree about the rank that this alpha is divided by",
+                parts[Part::Alpha]->name);
+  }
+  module.expanded = std::make_shared<const ExpandedFactors>(std::move(factors));
   return module;
 }
 
@@ -139,29 +198,34 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
       catalogue.unsupported.push_back({tensor.name, "a stack of factors, one for each expert of a mixture"});
       continue;
     }
+    // Of a bias, or a normalisation: no matrix, so no units.
+    if (key->part == Part::Diff && tensor.shape.size() < 2) {
+      catalogue.unsupported.push_back({tensor.name, reasonFor(dialect, tensor.name)});
+      continue;
+    }
     Parts& parts = modules[key->path];
-    const TensorInfo*& part = key->part == Part::A ? parts.a : key->part == Part::B ? parts.b : parts.alpha;
-    if (part)
+    if (const TensorInfo* other = parts[key->part]) {
       return fail(Code::duplicateModule,
-                  "the module already has this factor in tensor " + shownName(part->name), tensor.name);
-    const bool first = !parts.a && !parts.b;
-    if (!first && parts.isEmbedding != key->isEmbedding && key->part != Part::Alpha) {
+                  "the module already has this factor in tensor " + shownName(other->name), tensor.name);
+    }
+    if (parts.hasAny(Part::A, Part::B) && parts.isEmbedding != key->isEmbedding && key->part != Part::Alpha) {
       return fail(Code::unpairedFactor, "the module has one factor of a linear layer and one of an embedding",
                   tensor.name);
     }
-    part = &tensor;
+    parts[key->part] = &tensor;
     if (key->part != Part::Alpha) parts.isEmbedding = key->isEmbedding;
   }
   for (const auto& [path, parts] : modules) {
-    if (!parts.a && !parts.b) {
-      catalogue.unsupported.push_back({parts.alpha->name, "an alpha whose module has no LoRA factors"});
+    const TensorInfo* alpha = parts[Part::Alpha];
+    if (!parts.hasFactors()) {
+      catalogue.unsupported.push_back({alpha->name, "an alpha whose module has no LoRA factors"});
       continue;
     }
-    auto module = moduleOf(path, parts, info);
+    auto module = parts.hasAny(Part::Mid, Part::LokrT2) ? expandedOf(path, parts) : pairOf(path, parts, info);
     if (!module) return module.error();
-    if (parts.alpha) {
-      if (Status sound = checkAlpha(*parts.alpha); !sound) return sound.error();
-      catalogue.alphas.push_back({catalogue.modules.size(), *parts.alpha});
+    if (alpha) {
+      if (Status sound = checkAlpha(*alpha); !sound) return sound.error();
+      if (module->alphaRank > 0) catalogue.alphas.push_back({catalogue.modules.size(), *alpha});
     }
     catalogue.modules.push_back(std::move(*module));
   }
@@ -181,7 +245,7 @@ Status setAlphas(Catalogue& catalogue, std::span<const double> values) {
                   tensor.name);
     AdapterModule& module = catalogue.modules[index];
     module.alpha = values[i];
-    module.scale = module.alpha / static_cast<double>(module.rank);
+    module.scale = module.alpha / module.alphaRank;
   }
   catalogue.alphas.clear();
   return {};

@@ -30,7 +30,7 @@ Result<Detected> detect(const Header& header) {
     for (const DialectInfo& dialect : dialects()) {
       if (dialect.isGguf) continue;
       const auto key = parseKey(dialect.dialect, tensor.name);
-      if (!key || (key->part != Part::A && key->part != Part::B)) continue;
+      if (!key || key->part == Part::Alpha) continue;
       Found& own = found[dialect.dialect];
       if (own.factors++ == 0) own.first = &tensor.name;
     }

@@ -54,6 +54,7 @@ std::vector<CanonicalPart> partsOf(Dialect dialect, const AdapterModule& module)
 AdapterModule sliceOf(const AdapterModule& module, const CanonicalPart& part) {
   AdapterModule slice = module;
   slice.path = part.path;
+  if (part.rows == module.out) return slice;
   slice.out = part.rows;
   const uint64_t bytesOfRow = (module.b.end - module.b.begin) / module.out;
   slice.b.shape[0] = part.rows;
@@ -146,6 +147,12 @@ Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const Base
               " is in no table of names (SD 1 and 2, SDXL, Flux), so it cannot be known what it is called "
               "in another dialect",
           module.a.name);
+    }
+    if (parts.size() > 1 && module.expanded) {
+      return fail(Code::mixedDialects,
+                  "the module " + shownName(module.path) +
+                      " is several in diffusers, and stored otherwise than as one pair",
+                  module.a.name);
     }
     for (const CanonicalPart& part : parts) {
       if (part.canonicalRow != 0) {

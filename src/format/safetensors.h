@@ -26,7 +26,8 @@ Result<Header> readHeader(std::span<const std::byte> bytes, uint64_t fileSize);
 
 /// Prefix and header for tensors that lie one after the other in the given order; sets their begin and end.
 /// Metadata first, padded with spaces to a multiple of 8.
-/// Errors: size_overflow; size_mismatch where elements of less than a byte do not fill whole bytes; bad_dtype.
+/// Errors: size_overflow; size_mismatch where elements of less than a byte do not fill whole bytes;
+/// bad_dtype.
 Result<std::string> writeHeader(Header& header);
 
 }  // namespace lego::safetensors

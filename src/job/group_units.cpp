@@ -1,6 +1,7 @@
 #include "job/group_units.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <map>
@@ -32,20 +33,31 @@ struct SourceUnits {
 
 Status unpackSource(const Kernels& kernels, const PlannedModule& module, const PlannedSource& source,
                     std::span<const AdapterFile> adapters, std::span<const std::byte> input, float* unitsA,
-                    float* unitsB, SourceUnits& units) {
+                    float* unitsB, Buffer<double>& expansion, SourceUnits& units) {
   const size_t in = static_cast<size_t>(module.in), out = static_cast<size_t>(module.out);
   const size_t strideA = unitStride(in), strideB = unitStride(out);
   std::vector<uint32_t> magnitudeA(source.rank), magnitudeB(source.rank);
   const std::byte *a = input.data() + source.atA, *b = input.data() + source.atB;
   float *rowsA = unitsA + units.first * strideA, *rowsB = unitsB + units.first * strideB;
-  const auto unpackA = source.transposedA ? kernels.unpackColumns : kernels.unpackRows;
-  const auto unpackB = source.transposedB ? kernels.unpackRows : kernels.unpackColumns;
-  const auto view = [](const TensorInfo& tensor, const std::byte* data, bool turned, size_t rows,
-                       size_t columns) {
-    return MatrixView{tensor.dtype, data, turned ? columns : rows, turned ? rows : columns};
-  };
-  unpackA(view(source.a, a, source.transposedA, source.rank, in), rowsA, strideA, magnitudeA);
-  unpackB(view(source.b, b, source.transposedB, out, source.rank), rowsB, strideB, magnitudeB);
+  if (source.expanded) {
+    std::array<const std::byte*, 8> data{};
+    for (size_t i = 0; i < data.size(); ++i) {
+      if (source.expanded->tensors[i]) data[i] = input.data() + source.atExpanded[i];
+    }
+    Status done = expandUnits(source.expanded->expansion, {data[0], data[1], data[2], data[3]},
+                              {data[4], data[5], data[6], data[7]},
+                              {rowsA, strideA, magnitudeA, rowsB, strideB, magnitudeB}, expansion);
+    if (!done) return done;
+  } else {
+    const auto unpackA = source.transposedA ? kernels.unpackColumns : kernels.unpackRows;
+    const auto unpackB = source.transposedB ? kernels.unpackRows : kernels.unpackColumns;
+    const auto view = [](const TensorInfo& tensor, const std::byte* data, bool turned, size_t rows,
+                         size_t columns) {
+      return MatrixView{tensor.dtype, data, turned ? columns : rows, turned ? rows : columns};
+    };
+    unpackA(view(source.a, a, source.transposedA, source.rank, in), rowsA, strideA, magnitudeA);
+    unpackB(view(source.b, b, source.transposedB, out, source.rank), rowsB, strideB, magnitudeB);
+  }
   if (source.rowHeads > 0) {
     std::vector<float> scratch(out / source.rowHeads);
     for (uint32_t r = 0; r < source.rank; ++r)
@@ -65,14 +77,15 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
 /// The units of all sources, one after the other.
 Result<std::vector<SourceUnits>> unpackModule(const Kernels& kernels, const PlannedModule& module,
                                               std::span<const AdapterFile> adapters,
-                                              std::span<const std::byte> input, float* unitsA,
-                                              float* unitsB) {
+                                              std::span<const std::byte> input, float* unitsA, float* unitsB,
+                                              Buffer<double>& expansion) {
   std::vector<SourceUnits> units;
   uint32_t row = 0;
   for (const PlannedSource& source : module.sources) {
     SourceUnits own;
     own.first = row;
-    if (Status done = unpackSource(kernels, module, source, adapters, input, unitsA, unitsB, own); !done)
+    if (Status done = unpackSource(kernels, module, source, adapters, input, unitsA, unitsB, expansion, own);
+        !done)
       return done.error();
     row += source.rank;
     units.push_back(std::move(own));
@@ -144,12 +157,12 @@ ModuleUnits orderedUnits(const PlannedModule& module, const std::vector<SourceUn
 /// done; the Gram matrix of its B units is left to the caller.
 Result<ModuleUnits> unpackFeeder(PlannedModule module, std::span<const uint32_t> order,
                                  std::span<const AdapterFile> adapters, std::span<const std::byte> input,
-                                 float* unitsB, float* unitsA, const Kernels& kernels,
-                                 GramPrecision precision) {
+                                 float* unitsB, float* unitsA, Buffer<double>& expansion,
+                                 const Kernels& kernels, GramPrecision precision) {
   std::erase_if(module.sources, [&](const PlannedSource& source) {
     return std::ranges::find(order, source.adapter) == order.end();
   });
-  const auto units = unpackModule(kernels, module, adapters, input, unitsA, unitsB);
+  const auto units = unpackModule(kernels, module, adapters, input, unitsA, unitsB, expansion);
   if (!units) return units.error();
   ModuleUnits feeder = orderedUnits(module, *units, order);
   const auto gram =
@@ -212,6 +225,7 @@ void shareInputs(GroupUnits& group, std::span<const ModuleUnits> feeders,
 
 Status Workspace::reserve(const WorkspaceSize& size) {
   if (Status got = unitsA.reserve(size.unitsA); !got) return got;
+  if (Status got = expansion.reserve(size.expansion); !got) return got;
   return unitsB.reserve(size.unitsB);
 }
 
@@ -231,7 +245,7 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
   for (size_t g = 0; g < group.size(); ++g) {
     const PlannedModule& module = plan.modules[group[g]];
     const size_t strideB = unitStride(module.out);
-    auto unpacked = unpackModule(kernels, module, adapters, input, nextA, nextB);
+    auto unpacked = unpackModule(kernels, module, adapters, input, nextA, nextB, workspace.expansion);
     if (!unpacked) return unpacked.error();
     units[g] = std::move(*unpacked);
     for (size_t s = 0; s < module.sources.size() && canonical; ++s) {
@@ -252,8 +266,8 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
   const auto order = adapterOrder(plan, group, units);
   std::vector<ModuleUnits> feeders;
   for (const PlannedFeeder& feeder : planned.feeders) {
-    auto own =
-        unpackFeeder(plan.modules[feeder.module], order, adapters, input, nextA, nextB, kernels, precisionA);
+    auto own = unpackFeeder(plan.modules[feeder.module], order, adapters, input, nextA, nextB,
+                            workspace.expansion, kernels, precisionA);
     if (!own) return own.error();
     nextA += own->pool.size() * strideA;
     feeders.push_back(std::move(*own));

@@ -17,7 +17,8 @@ namespace lego {
 struct Workspace {
   Buffer<float>
       unitsA;  ///< A units of all modules of a group, B units of its feeders, the merged rows of one
-  Buffer<float> unitsB;  ///< for each module its B units, then its merged rows; then A units of a feeder
+  Buffer<double> expansion;  ///< where deltas that are no pairs are expanded
+  Buffer<float> unitsB;      ///< for each module its B units, then its merged rows; then A units of a feeder
 
   /// Makes room for every group of a plan, once. Errors: out_of_memory.
   Status reserve(const WorkspaceSize& size);

@@ -93,8 +93,9 @@ void layOutReads(std::span<PlannedModule> modules, PlannedBatch& batch) {
   std::vector<Piece> pieces;
   for (PlannedModule& module : modules) {
     for (PlannedSource& source : module.sources) {
-      pieces.push_back({source.adapter, &source.a, &source.atA});
-      pieces.push_back({source.adapter, &source.b, &source.atB});
+      source.forEachTensor([&](const TensorInfo& tensor, uint64_t& at) {
+        pieces.push_back({source.adapter, &tensor, &at});
+      });
     }
   }
   std::ranges::sort(pieces, {},

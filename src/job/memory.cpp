@@ -67,6 +67,9 @@ WorkspaceSize workspaceSize(const Plan& plan) {
       const PlannedModule& module = plan.modules[m];
       rowsA += module.units;
       rank = std::max<uint64_t>(rank, module.written);
+      for (const PlannedSource& source : module.sources) {
+        if (source.expanded) size.expansion = std::max(size.expansion, source.expanded->expansion.scratch);
+      }
       floatsB += (uint64_t{module.units} + module.written) * unitStride(module.out);
     }
     for (const PlannedFeeder& feeder : group.feeders) {
@@ -86,8 +89,8 @@ uint64_t peakBytes(const Plan& plan, size_t threads) {
     input = std::max(input, batch.inputBytes);
     output = std::max(output, batch.outputEnd - batch.outputBegin);
   }
-  const auto [unitsA, unitsB] = workspaceSize(plan);
-  const uint64_t working = (unitsA + unitsB) * sizeof(float) + matrices;
+  const auto [unitsA, unitsB, expansion] = workspaceSize(plan);
+  const uint64_t working = (unitsA + unitsB) * sizeof(float) + expansion * sizeof(double) + matrices;
   // A pool never has more groups in flight than there are.
   const uint64_t inFlight = std::min<uint64_t>(threads, plan.groups.size());
   return kFixedBytes + 3 * input + 2 * output + 4 * plan.header.size() + inFlight * working;

@@ -11,6 +11,7 @@ namespace lego {
 /// merged factors.
 struct WorkspaceSize {
   uint64_t unitsA = 0, unitsB = 0;
+  uint64_t expansion = 0;  ///< doubles in which a delta that is no pair is expanded
 };
 WorkspaceSize workspaceSize(const Plan& plan);
 

@@ -59,6 +59,8 @@ Result<DType> chooseDtype(const Recipe& recipe, bool isGguf, std::span<const Pla
   std::set<DType> dtypes;
   for (const PlannedModule& module : modules) {
     for (const PlannedSource& source : module.sources) {
+      // Products of two factors need twice their bits.
+      if (source.expanded) dtypes.insert(DType::F32);
       // What 8 bits hold, F16 holds too, and what lies between.
       for (const DType dtype : {source.a.dtype, source.b.dtype})
         dtypes.insert(isFloat8(dtype) || dtype == DType::Q8_0 ? DType::F16 : dtype);

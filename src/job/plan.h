@@ -1,7 +1,9 @@
 // What a merge will do, known before a single weight is read.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,15 +25,30 @@ struct AdapterFile {
 
 /// One adapter's part in a module.
 struct PlannedSource {
-  uint32_t adapter = 0;                           ///< index into the inputs
-  TensorInfo a, b;                                ///< places in the adapter's file
-  bool transposedA = false, transposedB = false;  ///< as in AdapterModule
-  uint32_t rowHeads = 0;                          ///< as in AdapterModule
-  bool foldIntoB = false;                         ///< scale goes into B alone, and A stays as it is
-  uint64_t atA = 0, atB = 0;                      ///< places in the batch's input buffer
+  uint32_t adapter = 0;                             ///< index into the inputs
+  TensorInfo a, b;                                  ///< places in the adapter's file
+  bool transposedA = false, transposedB = false;    ///< as in AdapterModule
+  uint32_t rowHeads = 0;                            ///< as in AdapterModule
+  std::shared_ptr<const ExpandedFactors> expanded;  ///< as in AdapterModule
+  std::array<uint64_t, 8> atExpanded{};             ///< places of its tensors in the batch's input buffer
+  bool foldIntoB = false;                           ///< scale goes into B alone, and A stays as it is
+  uint64_t atA = 0, atB = 0;                        ///< places in the batch's input buffer
   uint32_t rank = 0;
   double scale = 1;
   double weight = 1;
+
+  /// Calls work(tensor, place in the batch's input buffer) for each tensor.
+  template <typename Work>
+  void forEachTensor(Work work) {
+    if (!expanded) {
+      work(a, atA);
+      work(b, atB);
+      return;
+    }
+    for (size_t i = 0; i < atExpanded.size(); ++i) {
+      if (expanded->tensors[i]) work(*expanded->tensors[i], atExpanded[i]);
+    }
+  }
 };
 
 struct PlannedModule {

@@ -70,14 +70,16 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
   } else {
     const PlannedSource& first = planned.sources.front();
     const bool embeddings = (module.kind == ModuleKind::Embedding) == (planned.kind == ModuleKind::Embedding);
-    const bool sameA = embeddings && module.in == planned.in &&
-                       std::ranges::equal(reach(module.kernel), reach(planned.kernel));
+    // LyCORIS flattens kernels into the channels; the other then tells what they are.
+    const bool sameKernel = module.kernel.empty() || planned.kernel.empty() ||
+                            std::ranges::equal(reach(module.kernel), reach(planned.kernel));
+    const bool sameA = embeddings && module.in == planned.in && sameKernel;
     if (!sameA || module.out != planned.out) {
-      const auto& [mine, other] = sameA ? std::pair(&module.b, &first.b) : std::pair(&module.a, &first.a);
+      const auto& [own, other] = sameA ? std::pair(&module.b, &first.b) : std::pair(&module.a, &first.a);
       return failAt(Code::shapeMismatch,
-                    "has shape " + shapeText(*mine) + ", but " + shownName(adapters[first.adapter].file) +
+                    "has shape " + shapeText(*own) + ", but " + shownName(adapters[first.adapter].file) +
                         " has " + shapeText(*other) + "; the adapters belong to different base models",
-                    adapters[adapter], mine->name);
+                    adapters[adapter], own->name);
     }
     // The same whatever the order of the adapters: a convolution where one of them stores it as that.
     if (module.kind == ModuleKind::Convolution && planned.kind == ModuleKind::Linear) {
@@ -100,12 +102,14 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
   source.transposedA = module.transposedA;
   source.transposedB = module.transposedB;
   source.rowHeads = module.rowHeads;
+  source.expanded = module.expanded;
   source.rank = static_cast<uint32_t>(module.rank);
   source.scale = module.scale;
   source.weight = weight;
+  source.forEachTensor(
+      [&](const TensorInfo& tensor, uint64_t) { planned.inputBytes += tensor.end - tensor.begin; });
   planned.sources.push_back(std::move(source));
   planned.units += static_cast<uint32_t>(module.rank);
-  planned.inputBytes += (module.a.end - module.a.begin) + (module.b.end - module.b.begin);
   return {};
 }
 
