@@ -163,6 +163,7 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
   it('says what is wrong with an adapter, and what keeps two from being merged', async () => {
     await page.locator('#files-input').setInputFiles(await upload([new File([safetensors(pair()).slice(0, -2)], 'adapter_model.safetensors'), new File([config()], 'adapter_config.json')]))
     await page.getByText('the file has').waitFor()
+    await page.getByText('Complete or remove the adapters').waitFor()
     await page.getByRole('button', { name: 'Remove' }).click()
     await page.locator('#files-input').setInputFiles(await upload(adapter()))
     await page.locator('#files-input').setInputFiles(await upload(adapter([{ in: 7 }])))
@@ -223,7 +224,7 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
     await page.getByLabel('Weight of style', { exact: true }).fill('0.25')
     await page.getByLabel('Weight of style (2)').fill('0.5')
     await canMerge()
-    expect(await page.locator('#plan').textContent()).toContain('28 modules, rank 8, F32, in the format kohya (lora.safetensors)')
+    expect(await page.locator('#plan').textContent()).toContain('28 modules, rank 8, F32, as kohya (one file)')
     expect(await page.locator('#convert').isHidden()).toBe(true)
     await page.getByRole('button', { name: 'Merge', exact: true }).click()
     await page.getByRole('heading', { name: 'Done' }).waitFor()
@@ -300,7 +301,7 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
     await writeFile(join(shelf, 'readme.txt'), 'x')
     await page.locator('#folder-input').setInputFiles(shelf)
     await canMerge()
-    expect((await page.locator('.adapter strong').allTextContents()).sort()).toEqual(['one', 'three', 'two'])
+    expect(await page.locator('.adapter strong').allTextContents()).toEqual(['one', 'three', 'two'])
   })
 
   it('gives a lone config to no adapter by chance', async () => {
@@ -315,7 +316,7 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
 
   it('says which formats there are', async () => {
     await page.getByText('Reads and writes').click()
-    const names = await page.locator('#formats li strong').allTextContents()
+    const names = await page.locator('#formats dt').allTextContents()
     expect(names).toEqual(formats.map(({ name }) => name))
     expect(await page.locator('#files-input').getAttribute('accept')).toContain('.safetensors')
   })

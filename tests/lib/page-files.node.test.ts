@@ -38,6 +38,9 @@ describe('a folder of many adapters', () => {
     const names = Array.from({ length: 10 }, (_, i) => `style-${i}`)
     expect(groups(...names.map(name => `loras/${name}.safetensors`), 'loras/adapter_config.json', 'loras/notes.txt')).toEqual(names.map(name => `${name}: loras/${name}.safetensors`))
   })
+  it('comes in the order of names, numbers counted', () => {
+    expect(groups('l/s-10.safetensors', 'l/s-9.safetensors')).toEqual(['s-9: l/s-9.safetensors', 's-10: l/s-10.safetensors'])
+  })
   it('has no adapter in hidden files', () => {
     expect(groups('loras/._a.safetensors', 'loras/a.safetensors')).toEqual(['a: loras/a.safetensors'])
   })
@@ -52,10 +55,10 @@ describe('a folder of many adapters', () => {
 
 describe('files given one by one', () => {
   it('are all meant, and the config is for the one that uses it', () => {
-    expect(groups('style.safetensors', 'adapter_model.safetensors', 'adapter_config.json')).toEqual(['style: style.safetensors', 'adapter_model: adapter_model.safetensors + adapter_config.json'])
+    expect(groups('style.safetensors', 'adapter_model.safetensors', 'adapter_config.json')).toEqual(['adapter_model: adapter_model.safetensors + adapter_config.json', 'style: style.safetensors'])
   })
   it('may be of kinds that the library refuses', () => {
-    expect(groups('old.ckpt', 'old.pt', 'base.gguf')).toEqual(['old: old.ckpt', 'old: old.pt', 'base: base.gguf'])
+    expect(groups('old.ckpt', 'old.pt', 'base.gguf')).toEqual(['base: base.gguf', 'old: old.ckpt', 'old: old.pt'])
     expect(groups('notes.txt', 'picture.png')).toEqual([])
   })
 })

@@ -33,6 +33,11 @@ export class AdapterList {
     return this.#entries.map(entry => entry.name)
   }
 
+  /** Whether a file cannot be merged as it is. */
+  get hasProblem(): boolean {
+    return this.#entries.some(entry => entry.problem)
+  }
+
   /** The largest rank among the adapters, 0 without any. */
   get largestRank(): number {
     return Math.max(0, ...this.#entries.flatMap(entry => entry.inspection?.modules.map(module => module.rank) ?? []))
@@ -103,22 +108,27 @@ export class AdapterList {
     return make(
       'li',
       { className: entry.problem ? 'adapter wrong' : 'adapter' },
-      make('div', { className: 'adapter-text' }, make('strong', {}, entry.name), ...describeEntry(entry)),
+      make('div', { className: 'adapter-text' }, title(entry), ...describeEntry(entry)),
       make('label', { className: 'weight' }, 'weight ', weight),
       remove,
     )
   }
 }
 
+/** Name and format, and what the format was told from. */
+function title({ name, inspection }: Entry): HTMLElement {
+  const format = inspection ? [' ', make('span', { className: 'format', title: inspection.reason }, inspection.format)] : []
+  return make('span', {}, make('strong', {}, name), ...format)
+}
+
 /** What a card says below the name. */
 function describeEntry({ inspection, problem }: Entry): HTMLElement[] {
   if (problem) return [make('span', { className: 'problem' }, adviceFor(problem))]
   if (!inspection) return [make('span', { className: 'muted' }, 'reading its header …')]
-  const { format, reason, modules, bytes, baseModel, unsupported, notices } = inspection
+  const { modules, bytes, baseModel, unsupported, notices } = inspection
   const dtypes = [...new Set(modules.map(module => module.dtype))].join(', ')
   const facts = [countText(modules.length, 'module'), `rank ${rangeText(modules.map(module => module.rank))}`, dtypes, bytesText(bytes)]
   return [
-    make('span', { className: 'format', title: reason }, format),
     make('span', { className: 'muted' }, facts.join(' · ')),
     make('span', { className: 'muted' }, baseModel ? `for ${baseModel}` : 'names no base model'),
     ...unsupported.slice(0, 3).map(({ tensor, reason }) => make('span', { className: 'problem' }, tensor ? `${tensor}: ${reason}` : reason)),

@@ -82,7 +82,8 @@ function isTensorFile(path: string): boolean {
  */
 export function groupFiles(files: readonly PlacedFile[]): FileGroup[] {
   const folders = new Map<string, PlacedFile[]>()
-  for (const placed of files) {
+  // Browsers give a folder's files in no certain order.
+  for (const placed of [...files].sort((x, y) => x.path.localeCompare(y.path, 'en', { numeric: true }))) {
     // Such as the "._style.safetensors" that macOS leaves on foreign disks.
     if (baseName(placed.path).startsWith('.')) continue
     folders.set(folderOf(placed.path), [...(folders.get(folderOf(placed.path)) ?? []), placed])

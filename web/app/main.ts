@@ -34,10 +34,10 @@ let suggesting: AbortController | undefined
 find('environment', HTMLElement).textContent =
   `lora-lego ${version} · ` + (merger.threads > 1 ? `${merger.threads} threads` : 'one thread (this page is not isolated, or this browser shares no memory)')
 
-const listed = (texts: readonly string[]): string => new Intl.ListFormat('en').format(texts)
+const listed = (texts: readonly string[]): string => new Intl.ListFormat('en-GB').format(texts)
 find('formats', HTMLElement).append(
   make('summary', {}, `Reads and writes ${listed(formats.map(({ name }) => name))}`),
-  make('ul', {}, ...formats.map(({ name, sentence }) => make('li', {}, make('strong', {}, name), ` ${sentence}`))),
+  make('dl', {}, ...formats.flatMap(({ name, sentence }) => [make('dt', {}, name), make('dd', {}, sentence)])),
 )
 
 /** Shows what a merge would do now, and allows what can be done. */
@@ -50,7 +50,7 @@ async function replan(): Promise<void> {
   const { recipe } = form
   offerConversion(recipe ?? {})
   if (inputs.length === 0 || !recipe) {
-    planView.replaceChildren(make('p', { className: 'muted' }, inputs.length === 0 ? 'Add adapters to merge or convert.' : 'A setting has no valid value.'))
+    planView.replaceChildren(make('p', { className: 'muted' }, inputs.length === 0 ? missingInputs() : 'A setting has no valid value.'))
     return
   }
   void allowConversion(controller.signal)
@@ -64,10 +64,15 @@ async function replan(): Promise<void> {
   }
 }
 
+function missingInputs(): string {
+  if (adapters.hasProblem) return 'Complete or remove the adapters that are marked above.'
+  return adapters.names.length > 0 ? 'Reading the adapters …' : 'Add adapters to merge or convert.'
+}
+
 function planText(plan: MergePlan): HTMLElement[] {
   const atMost = plan.ranksAreKnown ? '' : 'at most '
-  const files = listed([plan.tensorFile, plan.configFile].filter(name => name !== ''))
-  const what = [countText(plan.modules.length, 'module'), `rank ${atMost}${rangeText(plan.modules.map(module => module.rank))}`, plan.dtype, `in the format ${plan.format} (${files})`]
+  const files = plan.configFile === '' ? 'one file' : `a folder with ${plan.tensorFile} and ${plan.configFile}`
+  const what = [countText(plan.modules.length, 'module'), `rank ${atMost}${rangeText(plan.modules.map(module => module.rank))}`, plan.dtype, `as ${plan.format} (${files})`]
   const text = `${what.join(', ')}. Reads ${bytesText(plan.inputBytes)}, gives ${atMost}${bytesText(plan.outputBytes)}, needs about ${bytesText(plan.peakBytes)} of memory.`
   return [make('p', {}, text), ...plan.notices.map(notice => make('p', { className: 'notice' }, notice))]
 }
