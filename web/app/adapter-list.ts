@@ -1,7 +1,7 @@
 // The list of adapters: what each file holds, its weight, and what is wrong with it.
 
-import { MergeError, type Inspection, type MergeInput, type Merger } from 'lora-lego'
-import { bytesText, make } from './dom.js'
+import { MergeError, type Inspection, type Merger, type WeightedInput } from 'lora-lego'
+import { bytesText, countText, make, rangeText } from './dom.js'
 import type { FileGroup } from './files.js'
 
 interface Entry {
@@ -24,7 +24,7 @@ export class AdapterList {
   ) {}
 
   /** What merge() takes; empty while a file is being looked at or cannot be merged. */
-  get inputs(): MergeInput[] {
+  get inputs(): (WeightedInput & { readonly name: string })[] {
     if (!this.#entries.every(entry => entry.inspection)) return []
     return this.#entries.map(({ name, tensors, config, weight }) => ({ name, weight, source: config ? [tensors, config] : [tensors] }))
   }
@@ -33,32 +33,41 @@ export class AdapterList {
     return this.#entries.map(entry => entry.name)
   }
 
+  /** Whether a file cannot be merged as it is. */
+  get hasProblem(): boolean {
+    return this.#entries.some(entry => entry.problem)
+  }
+
   /** The largest rank among the adapters, 0 without any. */
   get largestRank(): number {
     return Math.max(0, ...this.#entries.flatMap(entry => entry.inspection?.modules.map(module => module.rank) ?? []))
   }
 
-  async add(groups: readonly FileGroup[]): Promise<void> {
+  /** Returns whether every config that came alone has found its adapter. */
+  async add(groups: readonly FileGroup[]): Promise<boolean> {
+    const configs = groups.filter(({ tensors }) => !tensors)
     const added: Entry[] = []
     for (const { name, tensors, config } of groups) {
-      if (tensors) {
-        added.push({ name: this.#uniqueName(name, added), tensors, config, weight: 1 })
-        continue
-      }
-      // A config alone belongs to an adapter that lacks one.
-      const waiting = this.#entries.filter(entry => entry.problem?.code === 'config_missing')
-      for (const entry of waiting) {
-        entry.config = config
-        delete entry.problem
-        added.push(entry)
-      }
+      if (tensors) added.push({ name: this.#uniqueName(name, added), tensors, config, weight: 1 })
     }
-    for (const entry of added) if (!this.#entries.includes(entry)) this.#entries.push(entry)
+    this.#entries.push(...added)
+    const completed = configs.flatMap(group => this.#complete(group))
     this.#render()
     this.changed()
-    await Promise.all(added.map(entry => this.#look(entry)))
+    await Promise.all([...added, ...completed].map(entry => this.#look(entry)))
     this.#render()
     this.changed()
+    return completed.length === configs.length
+  }
+
+  /** Gives a config to the adapter that lacks it. Another's would only give wrong scales, so a guess is none. */
+  #complete({ name, config }: FileGroup): Entry[] {
+    const waiting = this.#entries.filter(entry => entry.problem?.code === 'config_missing' && (name === '' || name === entry.name))
+    const [entry] = waiting
+    if (!entry || waiting.length > 1) return []
+    entry.config = config
+    delete entry.problem
+    return [entry]
   }
 
   #uniqueName(name: string, others: readonly Entry[]): string {
@@ -99,11 +108,17 @@ export class AdapterList {
     return make(
       'li',
       { className: entry.problem ? 'adapter wrong' : 'adapter' },
-      make('div', { className: 'adapter-text' }, make('strong', {}, entry.name), ...describeEntry(entry)),
+      make('div', { className: 'adapter-text' }, title(entry), ...describeEntry(entry)),
       make('label', { className: 'weight' }, 'weight ', weight),
       remove,
     )
   }
+}
+
+/** Name and format, and what the format was told from. */
+function title({ name, inspection }: Entry): HTMLElement {
+  const format = inspection ? [' ', make('span', { className: 'format', title: inspection.reason }, inspection.format)] : []
+  return make('span', {}, make('strong', {}, name), ...format)
 }
 
 /** What a card says below the name. */
@@ -111,8 +126,8 @@ function describeEntry({ inspection, problem }: Entry): HTMLElement[] {
   if (problem) return [make('span', { className: 'problem' }, adviceFor(problem))]
   if (!inspection) return [make('span', { className: 'muted' }, 'reading its header …')]
   const { modules, bytes, baseModel, unsupported, notices } = inspection
-  const list = (values: readonly (number | string)[]): string => [...new Set(values)].join(', ')
-  const facts = [`${modules.length} modules`, `rank ${list(modules.map(module => module.rank))}`, list(modules.map(module => module.dtype)), bytesText(bytes)]
+  const dtypes = [...new Set(modules.map(module => module.dtype))].join(', ')
+  const facts = [countText(modules.length, 'module'), `rank ${rangeText(modules.map(module => module.rank))}`, dtypes, bytesText(bytes)]
   return [
     make('span', { className: 'muted' }, facts.join(' · ')),
     make('span', { className: 'muted' }, baseModel ? `for ${baseModel}` : 'names no base model'),

@@ -23,6 +23,15 @@ export function bytesText(bytes: number): string {
   return `${unit === 0 ? bytes : (bytes / 1000 ** unit).toPrecision(3)} ${units[unit]}`
 }
 
+/** "8, 16", or, where that grows long, "2 to 64" */
+export function rangeText(values: readonly number[]): string {
+  const distinct = [...new Set(values)].sort((a, b) => a - b)
+  return distinct.length <= 4 ? distinct.join(', ') : `${distinct[0]} to ${distinct.at(-1)}`
+}
+
+/** "1 module", "28 modules" */
+export const countText = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
+
 export function percentText(share: number | null): string {
   return share !== null ? `${(100 * share).toFixed(1)}\u00a0%` : '–'
 }

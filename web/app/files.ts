@@ -1,4 +1,6 @@
-// From what the user drops or chooses to adapters: one for each tensor file, with the config beside it.
+// From what the user drops or chooses to adapters: a tensor file each, with the config beside it if it uses one.
+
+import { formats } from 'lora-lego'
 
 /** A file with its place in the folder that was given, such as "style/adapter_model.safetensors". */
 export interface PlacedFile {
@@ -48,22 +50,54 @@ async function filesBelow(entry: FileSystemEntry, folder: string): Promise<Place
 
 const baseName = (path: string): string => path.slice(path.lastIndexOf('/') + 1)
 const folderOf = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf('/')))
+const stemOf = (name: string): string => name.replace(/\.\w+$/, '')
+const endingOf = (name: string): string => name.slice(name.lastIndexOf('.'))
 
-/** One group for each tensor file; a config without one makes a group of its own. */
+/** What tensor files end in, such as ".safetensors". */
+export const tensorEndings: readonly string[] = [...new Set(formats.map(({ tensorFile }) => endingOf(tensorFile)))]
+/** What people take for adapters too; the library says in clear words why it does not read them. */
+const otherEndings = ['.bin', '.pt', '.pth', '.ckpt', '.gguf']
+/** What to offer where files are chosen. */
+export const chosenEndings: readonly string[] = [...new Set([...tensorEndings, '.json', ...otherEndings])]
+
+const folderFormats = formats.filter(({ configFile }) => configFile !== '')
+const isConfig = (name: string): boolean => folderFormats.some(({ configFile }) => configFile === name)
+const isTensorFileOfFolder = (name: string): boolean => folderFormats.some(({ tensorFile }) => tensorFile === name)
+/** Whether all files of a format have this name, which then says nothing. */
+const isCommonName = (name: string): boolean => formats.some(({ tensorFile }) => stemOf(tensorFile) === stemOf(name))
+/** Whether the config of the folder may be this file's: also MLX's "0000100_adapters.safetensors", where that is all there is. */
+const mayUseConfig = (name: string): boolean => folderFormats.some(({ tensorFile }) => name.endsWith(tensorFile))
+
+/** Files given one by one are all meant; in folders lies much else, such as an optimizer's state. */
+function isTensorFile(path: string): boolean {
+  const name = baseName(path)
+  if (tensorEndings.includes(endingOf(name))) return true
+  return otherEndings.includes(endingOf(name)) && (folderOf(path) === '' || stemOf(name) === 'adapter_model')
+}
+
+/**
+ * One group for each adapter. The library takes a folder for one adapter; here it may also be a shelf with many,
+ * each a file. Where the folder has the tensor file that its format prescribes, the others are its checkpoints.
+ * A config without a tensor file beside it makes a group of its own.
+ */
 export function groupFiles(files: readonly PlacedFile[]): FileGroup[] {
   const folders = new Map<string, PlacedFile[]>()
-  for (const placed of files) folders.set(folderOf(placed.path), [...(folders.get(folderOf(placed.path)) ?? []), placed])
+  // Browsers give a folder's files in no certain order.
+  for (const placed of [...files].sort((x, y) => x.path.localeCompare(y.path, 'en', { numeric: true }))) {
+    // Such as the "._style.safetensors" that macOS leaves on foreign disks.
+    if (baseName(placed.path).startsWith('.')) continue
+    folders.set(folderOf(placed.path), [...(folders.get(folderOf(placed.path)) ?? []), placed])
+  }
   return [...folders].flatMap(([folder, inside]) => {
-    const config = inside.find(({ path }) => baseName(path) === 'adapter_config.json')?.file
-    let tensors = inside.filter(({ path }) => /\.(safetensors|bin|pt|ckpt|gguf)$/.test(path))
-    // Training folders hold optimizer states and pickles beside the adapter.
-    const proper = tensors.filter(({ path }) => baseName(path) === 'adapter_model.safetensors')
-    if (proper.length > 0) tensors = proper
-    const groups = tensors.map(({ path, file }): FileGroup => {
-      const plain = baseName(path).replace(/\.\w+$/, '')
-      const name = plain === 'adapter_model' ? baseName(folder) || plain : plain
-      return { name, tensors: file, ...(config && { config }) }
+    const config = inside.find(({ path }) => isConfig(baseName(path)))?.file
+    let tensors = inside.filter(({ path }) => isTensorFile(path))
+    const proper = tensors.filter(({ path }) => isTensorFileOfFolder(baseName(path)))
+    if (folder !== '' && proper.length > 0) tensors = proper
+    if (tensors.length === 0) return config ? [{ name: baseName(folder), config }] : []
+    return tensors.map(({ path, file }): FileGroup => {
+      const name = baseName(path)
+      const hasConfig = config && (tensors.length === 1 || mayUseConfig(name))
+      return { name: (isCommonName(name) && baseName(folder)) || stemOf(name), tensors: file, ...(hasConfig && { config }) }
     })
-    return groups.length === 0 && config ? [{ name: baseName(folder), config }] : groups
   })
 }

@@ -1,13 +1,13 @@
-// The page: wires files, recipe, merge and result together.
+// The page: wires files, recipe, merge or conversion, and result together.
 
-import { createMerger, MergeError, version, type MergePlan } from 'lora-lego'
+import { createMerger, formats, MergeError, version, type AdapterSource, type Conversion, type MergeOptions, type MergePlan, type MergeReport, type MergeResult, type Recipe } from 'lora-lego'
 import { AdapterList } from './adapter-list.js'
 import { showAdvice } from './advice-view.js'
-import { bytesText, find, make } from './dom.js'
+import { bytesText, countText, find, make, rangeText } from './dom.js'
 import { fetchExamples } from './examples.js'
-import { chosenFiles, droppedFiles, groupFiles, type PlacedFile } from './files.js'
+import { chosenEndings, chosenFiles, droppedFiles, groupFiles, tensorEndings, type PlacedFile } from './files.js'
 import { RecipeForm } from './recipe-form.js'
-import { showResult } from './result-view.js'
+import { resultName, showResult, type ResultText } from './result-view.js'
 
 const merger = createMerger()
 const adapters = new AdapterList(find('adapters', HTMLElement), merger, () => {
@@ -16,9 +16,11 @@ const adapters = new AdapterList(find('adapters', HTMLElement), merger, () => {
 })
 const form = new RecipeForm(find('recipe', HTMLFormElement), () => void replan())
 const mergeButton = find('merge', HTMLButtonElement)
+const convertButton = find('convert', HTMLButtonElement)
 const cancelButton = find('cancel', HTMLButtonElement)
 const progressBar = find('progress', HTMLProgressElement)
 const progressText = find('progress-text', HTMLElement)
+const convertHint = find('convert-hint', HTMLElement)
 const planView = find('plan', HTMLElement)
 const failure = find('failure', HTMLElement)
 const result = find('result', HTMLElement)
@@ -32,18 +34,26 @@ let suggesting: AbortController | undefined
 find('environment', HTMLElement).textContent =
   `lora-lego ${version} · ` + (merger.threads > 1 ? `${merger.threads} threads` : 'one thread (this page is not isolated, or this browser shares no memory)')
 
-/** Shows what a merge would do now, and allows it if it can be done. */
+const listed = (texts: readonly string[]): string => new Intl.ListFormat('en-GB').format(texts)
+find('formats', HTMLElement).append(
+  make('summary', {}, `Reads and writes ${listed(formats.map(({ name }) => name))}`),
+  make('dl', {}, ...formats.flatMap(({ name, sentence }) => [make('dt', {}, name), make('dd', {}, sentence)])),
+)
+
+/** Shows what a merge would do now, and allows what can be done. */
 async function replan(): Promise<void> {
   planning?.abort()
   const controller = (planning = new AbortController())
   form.defaultRank = adapters.largestRank
-  mergeButton.disabled = true
+  mergeButton.disabled = convertButton.disabled = true
   const { inputs } = adapters
   const { recipe } = form
+  offerConversion(recipe ?? {})
   if (inputs.length === 0 || !recipe) {
-    planView.replaceChildren(make('p', { className: 'muted' }, inputs.length === 0 ? 'Add adapters to merge.' : 'A setting has no valid value.'))
+    planView.replaceChildren(make('p', { className: 'muted' }, inputs.length === 0 ? missingInputs() : 'A setting has no valid value.'))
     return
   }
+  void allowConversion(controller.signal)
   try {
     const plan = await merger.plan(inputs, recipe, { signal: controller.signal })
     planView.replaceChildren(...planText(plan))
@@ -54,11 +64,46 @@ async function replan(): Promise<void> {
   }
 }
 
+function missingInputs(): string {
+  if (adapters.hasProblem) return 'Complete or remove the adapters that are marked above.'
+  return adapters.names.length > 0 ? 'Reading the adapters …' : 'Add adapters to merge or convert.'
+}
+
 function planText(plan: MergePlan): HTMLElement[] {
-  const ranks = [...new Set(plan.modules.map(module => module.rank))].join(', ')
   const atMost = plan.ranksAreKnown ? '' : 'at most '
-  const text = `${plan.modules.length} modules, rank ${atMost}${ranks}, ${plan.dtype}. Reads ${bytesText(plan.inputBytes)}, gives ${atMost}${bytesText(plan.outputBytes)}, needs about ${bytesText(plan.peakBytes)} of memory.`
+  const files = plan.configFile === '' ? 'one file' : `a folder with ${plan.tensorFile} and ${plan.configFile}`
+  const what = [countText(plan.modules.length, 'module'), `rank ${atMost}${rangeText(plan.modules.map(module => module.rank))}`, plan.dtype, `as ${plan.format} (${files})`]
+  const text = `${what.join(', ')}. Reads ${bytesText(plan.inputBytes)}, gives ${atMost}${bytesText(plan.outputBytes)}, needs about ${bytesText(plan.peakBytes)} of memory.`
   return [make('p', {}, text), ...plan.notices.map(notice => make('p', { className: 'notice' }, notice))]
+}
+
+/** One adapter and another format are a conversion. */
+function conversionNow(): (Conversion & { readonly name: string; readonly source: AdapterSource }) | undefined {
+  const { inputs } = adapters
+  const [input] = inputs
+  const { format = 'same', dtype = 'same', metadata = true } = form.recipe ?? {}
+  // The adapter's weight is for merging.
+  return input && inputs.length === 1 && format !== 'same' ? { name: input.name, source: input.source, format, dtype, metadata } : undefined
+}
+
+function offerConversion({ format = 'same' }: Recipe): void {
+  const isOnly = adapters.names.length === 1
+  convertButton.hidden = !isOnly
+  convertHint.hidden = !isOnly || format !== 'same'
+  convertButton.title = format === 'same' ? 'Choose a format under “More settings” first' : `Writes the adapter as ${format}, as it is: method, ranks, weight and scale play no part`
+}
+
+/** Allows a conversion where it can be done: that is known as soon as its plan is. */
+async function allowConversion(signal: AbortSignal): Promise<void> {
+  const asked = conversionNow()
+  if (!asked) return
+  const { name, source, ...conversion } = asked
+  try {
+    await merger.plan([{ name, source }], { ...conversion, method: 'cat' }, { signal })
+  } catch {
+    return
+  }
+  if (!signal.aborted) convertButton.disabled = running !== undefined
 }
 
 /** Advice is for the adapters that were looked at, and their weights. */
@@ -99,27 +144,48 @@ function messageFor(error: unknown): string {
 
 async function merge(): Promise<void> {
   const { recipe } = form
-  if (!recipe || running) return
+  if (!recipe) return
+  const { inputs, names } = adapters
+  await run(
+    options => merger.merge(inputs, recipe, options),
+    report => ({ name: resultName(names), done: `${countText(report.modules.length, 'module')} merged with ${report.recipe.method} in ${timeText(report)}.` }),
+  )
+}
+
+async function convert(): Promise<void> {
+  const asked = conversionNow()
+  if (!asked) return
+  const { name, source, ...conversion } = asked
+  await run(
+    options => merger.convert({ name, source }, conversion, options),
+    report => ({ name: resultName([name], conversion.format), done: `${countText(report.modules.length, 'module')} converted to ${conversion.format} in ${timeText(report)}.` }),
+  )
+}
+
+function timeText({ totals }: MergeReport): string {
+  return `${totals.seconds.toFixed(2)} s (${bytesText(totals.inputBytes / totals.seconds)} a second)`
+}
+
+/** Runs what makes a result, and shows it. */
+async function run(work: (options: MergeOptions) => Promise<MergeResult>, textFor: (report: MergeReport) => ResultText): Promise<void> {
+  if (running) return
   const controller = (running = new AbortController())
   setRunning(true)
   failure.hidden = true
   result.hidden = true
   try {
-    const merged = await merger.merge(adapters.inputs, recipe, {
+    const made = await work({
       signal: controller.signal,
       onProgress: ({ fraction, modulesDone, modules }) => {
         progressBar.value = fraction
         progressText.textContent = `${modulesDone} of ${modules} modules`
       },
     })
-    await showResult(result, merged)
+    await showResult(result, made, textFor(made.report))
     progressText.textContent = ''
   } catch (error) {
     progressText.textContent = controller.signal.aborted ? 'Cancelled.' : ''
-    if (!controller.signal.aborted) {
-      failure.textContent = messageFor(error)
-      failure.hidden = false
-    }
+    if (!controller.signal.aborted) showFailure(messageFor(error))
   } finally {
     running = undefined
     setRunning(false)
@@ -128,7 +194,7 @@ async function merge(): Promise<void> {
 }
 
 function setRunning(on: boolean): void {
-  mergeButton.disabled = on
+  mergeButton.disabled = convertButton.disabled = on
   cancelButton.hidden = progressBar.hidden = !on
   if (on) {
     progressBar.value = 0
@@ -138,17 +204,20 @@ function setRunning(on: boolean): void {
 
 async function addFiles(files: readonly PlacedFile[]): Promise<void> {
   const groups = groupFiles(files)
-  failure.hidden = groups.length > 0
-  if (groups.length === 0) failure.textContent = 'No adapters were found there: a PEFT adapter has adapter_model.safetensors and adapter_config.json.'
-  await adapters.add(groups)
+  const allPlaced = await adapters.add(groups)
+  if (groups.length === 0) showFailure(`No adapters were found there: an adapter is a ${tensorEndings.join(' or ')} file, or a folder with one.`)
+  else if (!allPlaced) showFailure('It cannot be told which adapter that config belongs to: drop it together with its tensor file.')
+  else failure.hidden = true
+}
+
+function showFailure(text: string): void {
+  failure.textContent = text
+  failure.hidden = false
 }
 
 /** Runs an event's work; what goes wrong is shown. */
 function handle(work: () => Promise<void>): void {
-  work().catch((error: unknown) => {
-    failure.textContent = messageFor(error)
-    failure.hidden = false
-  })
+  work().catch((error: unknown) => showFailure(messageFor(error)))
 }
 
 function connectInput(buttonId: string, inputId: string): void {
@@ -161,9 +230,10 @@ function connectInput(buttonId: string, inputId: string): void {
     handle(() => addFiles(files))
   })
 }
+find('files-input', HTMLInputElement).accept = chosenEndings.join()
 connectInput('choose-folder', 'folder-input')
 connectInput('choose-files', 'files-input')
-find('examples', HTMLButtonElement).addEventListener('click', () => handle(async () => adapters.add(await fetchExamples())))
+find('examples', HTMLButtonElement).addEventListener('click', () => handle(async () => void (await adapters.add(await fetchExamples()))))
 
 const drop = find('drop', HTMLElement)
 // Anywhere on the page: a file that misses the box would otherwise replace the page.
@@ -183,6 +253,7 @@ addEventListener('drop', event => {
 
 suggestButton.addEventListener('click', () => void suggest())
 mergeButton.addEventListener('click', () => void merge())
+convertButton.addEventListener('click', () => void convert())
 cancelButton.addEventListener('click', () => running?.abort())
 addEventListener('pagehide', () => void merger.close())
 void replan()

@@ -1,6 +1,6 @@
 // The recipe: method, rank, seed and the method's own options, made from the library's table of methods.
 
-import { methods, type Advice, type MethodInfo, type MethodName, type RankRule, type Recipe } from 'lora-lego'
+import { formats, methods, type Advice, type MethodInfo, type MethodName, type RankRule, type Recipe } from 'lora-lego'
 import { make } from './dom.js'
 
 const dtypes = ['same', 'f32', 'bf16', 'f16'] as const
@@ -12,6 +12,7 @@ const rankRules = {
   energy: { label: 'a share of the energy', unit: 'Energy kept in %', step: 'any', minimum: '1', maximum: '100', rule: (value: number): RankRule => ({ energy: value / 100 }) },
   size: { label: 'a file size', unit: 'Size in MB', step: 'any', minimum: '0.001', maximum: '100000', rule: (value: number): RankRule => ({ size: value * 1e6 }) },
 } as const
+type FormatChoice = NonNullable<Recipe['format']>
 type RankKind = keyof typeof rankRules
 
 const familyTexts: Record<MethodInfo['family'], string> = {
@@ -30,6 +31,9 @@ export class RecipeForm {
   readonly #seed = make('input', { name: 'seed', type: 'number', min: '0', step: '1', value: '0', required: true })
   readonly #scale = make('input', { name: 'scale', type: 'number', step: '0.1', value: '1', required: true })
   readonly #dtype = make('select', { name: 'dtype' }, ...dtypes.map(value => make('option', { value }, value === 'same' ? 'as the inputs' : value)))
+  readonly #format = make('select', { name: 'format' }, make('option', { value: 'same' }, 'as the inputs'), ...formats.map(({ name, sentence }) => make('option', { value: name, title: sentence }, name)))
+  readonly #formatSentence = make('p', { className: 'muted', hidden: true })
+  readonly #metadata = make('input', { name: 'metadata', type: 'checkbox', checked: true })
   readonly #explanation = make('p', { className: 'muted' })
   readonly #options = make('div', { className: 'fields' })
   readonly #more = make('details', {}, make('summary', {}, 'More settings'))
@@ -39,12 +43,18 @@ export class RecipeForm {
     private readonly form: HTMLFormElement,
     private readonly changed: () => void,
   ) {
-    this.#more.append(make('div', { className: 'fields' }, field('Scale', this.#scale), field('Values', this.#dtype)), this.#options)
+    this.#more.append(
+      make('div', { className: 'fields' }, field('Format', this.#format), field('Values', this.#dtype), field('Scale', this.#scale)),
+      this.#formatSentence,
+      make('label', { className: 'check' }, this.#metadata, 'Say in the file where it comes from: what the metadata of the inputs agree about, and this recipe'),
+      this.#options,
+    )
     form.append(make('div', { className: 'fields' }, field('Method', this.#method), field('Ranks', this.#rankKind), this.#rankField, field('Seed', this.#seed)), this.#explanation, this.#more)
     this.#showMethod()
     // `input` reaches the fields before the form, which then finds them as they should be; `change` comes later.
     this.#method.addEventListener('input', () => this.#showMethod())
     this.#rankKind.addEventListener('input', () => this.#showRank())
+    this.#format.addEventListener('input', () => this.#showFormat())
     form.addEventListener('input', changed)
     form.addEventListener('submit', event => event.preventDefault())
   }
@@ -77,6 +87,8 @@ export class RecipeForm {
       seed: this.#seed.valueAsNumber,
       scale: this.#scale.valueAsNumber,
       dtype: this.#dtype.value as (typeof dtypes)[number],
+      format: this.#format.value as FormatChoice,
+      metadata: this.#metadata.checked,
       ...this.#rankOf(method),
       ...Object.fromEntries(options),
     }
@@ -99,6 +111,12 @@ export class RecipeForm {
     this.#rankField.querySelector('.field-name')?.replaceChildren(unit)
     Object.assign(this.#rank, { step, min: minimum, max: maximum, disabled: !method.takesRank || unit === '', required: kind === 'energy' || kind === 'size' })
     this.#rank.placeholder = kind === 'fixed' ? (this.#defaultRank > 0 ? `${this.#defaultRank}` : 'automatic') : kind === 'energy' ? '90' : '20'
+  }
+
+  #showFormat(): void {
+    const chosen = formats.find(({ name }) => name === this.#format.value)
+    this.#formatSentence.textContent = chosen?.sentence ?? ''
+    this.#formatSentence.hidden = !chosen
   }
 
   #info(): MethodInfo {

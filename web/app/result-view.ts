@@ -5,6 +5,8 @@ import type { MergeReport, MergeResult, ModuleReport } from 'lora-lego'
 import { bytesText, make, number, percentText, scrolling } from './dom.js'
 
 const urls: string[] = []
+/** Names of inputs that are longer than this together, in characters, are of no use as a name. */
+const longestName = 40
 
 /** A link that saves a blob. Links of an earlier result stop working. */
 function downloadLink(text: string, name: string, blob: Blob, className: string): HTMLAnchorElement {
@@ -13,21 +15,29 @@ function downloadLink(text: string, name: string, blob: Blob, className: string)
   return make('a', { href: url, download: name, className }, text)
 }
 
-export async function showResult(root: HTMLElement, result: MergeResult): Promise<void> {
+/** What a result is called when it is saved, its ending aside. */
+export function resultName(inputs: readonly string[], convertedTo?: string): string {
+  const [first = ''] = inputs
+  const all = inputs.join('+')
+  const name = convertedTo !== undefined ? `${first}-${convertedTo}` : inputs.length === 1 ? `${first}-merged` : all.length > longestName ? 'merged' : all
+  // What some file systems do not take.
+  return name.replace(/[\\/:*?"<>|\p{Cc}]/gu, '_')
+}
+
+export interface ResultText {
+  /** What it is saved as. */
+  readonly name: string
+  /** What was done, in one sentence. */
+  readonly done: string
+}
+
+export async function showResult(root: HTMLElement, { files, report }: MergeResult, { name, done }: ResultText): Promise<void> {
   for (const url of urls.splice(0)) URL.revokeObjectURL(url)
-  const { files, report } = result
-  const zip = await downloadZip(files.map(file => ({ name: `merged/${file.name}`, input: file, lastModified: new Date(2000, 0, 1) }))).blob()
   const reportFile = new Blob([JSON.stringify(report, null, 2)], { type: 'application/json' })
   root.replaceChildren(
     make('h3', {}, 'Done'),
-    make('p', {}, summary(report)),
-    make(
-      'p',
-      { className: 'row' },
-      downloadLink(`Download the adapter (${bytesText(zip.size)})`, 'merged.zip', zip, 'button primary'),
-      ...files.map(file => downloadLink(file.name, file.name, file, 'button')),
-      downloadLink('report.json', 'report.json', reportFile, 'button'),
-    ),
+    make('p', {}, `${done} ${quality(report)}`),
+    make('p', { className: 'row' }, ...(await fileLinks(files, name)), downloadLink('report.json', 'report.json', reportFile, 'button')),
     ...report.notices.map(text => make('p', { className: 'notice' }, text)),
     make('h3', {}, 'Report'),
     scrolling('Report, adapter by adapter', inputTable(report)),
@@ -37,12 +47,17 @@ export async function showResult(root: HTMLElement, result: MergeResult): Promis
   root.hidden = false
 }
 
-function summary({ totals, modules, recipe }: MergeReport): string {
-  const speed = bytesText(totals.inputBytes / totals.seconds)
-  return (
-    `${modules.length} modules merged with ${recipe.method} in ${totals.seconds.toFixed(2)} s (${speed} a second). ` +
-    `The result keeps ${percentText(totals.retainedEnergy)} of what the exact weighted sum does.`
-  )
+/** The adapter as one download, a folder as a zip; and then also its files. */
+async function fileLinks(files: readonly File[], name: string): Promise<HTMLAnchorElement[]> {
+  const [only] = files
+  const adapter = (file: string, blob: Blob): HTMLAnchorElement => downloadLink(`Download the adapter (${bytesText(blob.size)})`, file, blob, 'button primary')
+  if (only && files.length === 1) return [adapter(name + only.name.slice(only.name.lastIndexOf('.')), only)]
+  const zip = await downloadZip(files.map(file => ({ name: `${name}/${file.name}`, input: file, lastModified: new Date(2000, 0, 1) }))).blob()
+  return [adapter(`${name}.zip`, zip), ...files.map(file => downloadLink(file.name, file.name, file, 'button'))]
+}
+
+function quality({ totals, inputs }: MergeReport): string {
+  return `The result keeps ${percentText(totals.retainedEnergy)} of what ${inputs.length === 1 ? 'the adapter' : 'the exact weighted sum'} does.`
 }
 
 /** How much of each adapter is in the result. */
