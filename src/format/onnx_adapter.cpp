@@ -80,7 +80,6 @@ class Reader {
     if (!have(0, kPrefixBytes)) return false;
     if (!hasIdentifier(bytes_))
       return stop(fail(Code::unknownFormat, "the file does not have 'TORT' at byte 4", {}, 4));
-    use(0, kPrefixBytes);
     uint64_t root = 0;
     return follow(0, root) && readAdapter(root) && checkOverlaps();
   }
@@ -130,8 +129,8 @@ class Reader {
     if (!have(table.vtable, 4)) return false;
     table.vtableBytes = number<uint16_t>(table.vtable);
     table.bytes = number<uint16_t>(table.vtable + 2);
-    if (table.vtableBytes < 4 || table.vtableBytes % 2 != 0 || table.bytes < 4)
-      return refuse("a vtable has impossible sizes", table.vtable);
+    if (table.vtableBytes < 4 || table.vtableBytes % 2 != 0)
+      return refuse("a vtable has an impossible size", table.vtable);
     if (!have(table.vtable, table.vtableBytes) || !have(at, table.bytes)) return false;
     use(table.vtable, table.vtableBytes);
     use(at, table.bytes);
@@ -145,7 +144,7 @@ class Reader {
     if (slot >= table.vtableBytes) return true;
     const uint64_t offset = number<uint16_t>(table.vtable + slot);
     if (offset == 0) return true;
-    if (offset < 4 || offset % 4 != 0 || offset + 4 > table.bytes)
+    if (offset % 4 != 0 || offset + 4 > table.bytes)
       return refuse("a field lies outside its table, or at no multiple of 4", table.vtable + slot);
     at = table.at + offset;
     return true;
@@ -223,11 +222,14 @@ class Reader {
   bool readName(const Table& table, TensorInfo& tensor) {
     Vector text;
     if (!take(table, kNameField, 1, "a parameter's name", text)) return false;
-    if (text.count > limits::kOnnxNameBytes) return refuse("a parameter's name is too long", text.begin);
     if (!have(text.begin, text.count + 1)) return false;
     const std::string_view name(reinterpret_cast<const char*>(bytes_.data()) + text.begin,
                                 static_cast<size_t>(text.count));
-    if (!isName(name)) return refuse("a parameter's name is empty or no UTF-8, or holds NUL", text.begin);
+    if (!isName(name)) {
+      return refuse("a parameter's name is not 1 to " + std::to_string(limits::kOnnxNameBytes) +
+                        " bytes of UTF-8 without NUL",
+                    text.begin);
+    }
     if (number<char>(text.begin + text.count) != '\0')
       return refuse("no NUL ends a parameter's name", text.begin + text.count);
     tensor.name = tensor_ = name;
@@ -270,9 +272,7 @@ class Reader {
   bool checkOverlaps() {
     auto& tensors = file.header.tensors;
     std::ranges::stable_sort(tensors, {}, [](const TensorInfo& t) { return std::pair(t.begin, t.end); });
-    for (const TensorInfo& tensor : tensors) {
-      if (tensor.begin < tensor.end) extents_.push_back({tensor.begin, tensor.end, &tensor});
-    }
+    for (const TensorInfo& tensor : tensors) extents_.push_back({tensor.begin, tensor.end, &tensor});
     std::ranges::sort(extents_, {},
                       [](const Extent& e) { return std::tuple(e.begin, e.end, e.tensor != nullptr); });
     uint64_t used = 0;                 // end of all that came so far

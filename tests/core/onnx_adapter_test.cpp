@@ -233,6 +233,11 @@ TEST(OnnxAdapter, ReadsWhatFlatBuffersAllow) {
   const auto shared = with(pair, kTables[1] + kShape, static_cast<uint32_t>(dims - kTables[1] - kShape));
   EXPECT_EQ(must(read(shared)).header.tensors.at(1).shape, (std::vector<uint64_t>{2, 3}));
 
+  // Nor does it matter who shares no bytes at all.
+  const std::string empty = stream({{"s", DType::F16, {0}, 0, 0}, {"t", DType::F16, {0}, 0, 0}});
+  const size_t data = kTables[0] + kRaw + numberAt<uint32_t>(empty, kTables[0] + kRaw);
+  EXPECT_TRUE(read(with(empty, kTables[1] + kRaw, static_cast<uint32_t>(data - kTables[1] - kRaw))));
+
   // The root gets the parameters' vtable, and the other way round.
   const std::string small = smallFile();
   EXPECT_EQ(must(read(with(small, kRoot, int32_t{20 - 40}))).header.tensors.size(), 2u);
@@ -318,7 +323,7 @@ TEST(OnnxAdapter, RefusesBadTables) {
     // Its size, and the table's.
     for (const uint16_t bytes : {0, 2, 3, 13}) expectCode(read(with(small, vtable, bytes)), Code::badHeader);
     expectCode(read(with(small, vtable, uint16_t{0xFFFE})), Code::fileTruncated);
-    for (const uint16_t bytes : {0, 3, 16, 19})
+    for (const uint16_t bytes : {0, 3, 4, 16, 19})
       expectCode(read(with(small, vtable + 2, bytes)), Code::badHeader);
     expectCode(read(with(small, vtable + 2, uint16_t{0xFFFF})), Code::fileTruncated);
     // Where fields lie: on the way to the vtable, at no multiple of 4, across the table's end, behind it.
@@ -417,6 +422,19 @@ TEST(OnnxAdapter, RefusesSharedData) {
   ASSERT_EQ(numberAt<uint32_t>(bytes, dims), 2u);
   expectCode(read(with(bytes, table + kRaw, static_cast<uint32_t>(dims - table - kRaw))),
              Code::tensorOverlap);
+  // A name of two letters.
+  const size_t name = table + kName + numberAt<uint32_t>(bytes, table + kName);
+  const std::string named =
+      with(with(with(bytes, name, uint32_t{2}), name + 4, uint16_t{0x6161}), name + 6, '\0');
+  EXPECT_TRUE(read(named));
+  expectCode(read(with(named, table + kRaw, static_cast<uint32_t>(name - table - kRaw))),
+             Code::tensorOverlap);
+  // The first byte behind a data type, FLOAT, which is 1.
+  const std::string one = stream({{"s", DType::F8E4M3, {1}, 0, 0}, {"t", DType::F32, {1}, 0, 0}});
+  ASSERT_EQ(numberAt<uint32_t>(one, kTables[1] + kType), 1u);
+  expectCode(
+      read(with(one, kTables[0] + kRaw, static_cast<uint32_t>(kTables[1] + kType - kTables[0] - kRaw))),
+      Code::tensorOverlap);
   // Data that reaches into the next one's length, and past it.
   const std::string small = smallFile();
   const std::string longer = with(with(small, kDims[0] + 12, int64_t{4}), kData[0] - 4, uint32_t{16});
@@ -510,7 +528,9 @@ TEST(OnnxAdapter, WritesNothingThatWouldNotLoad) {
     }
   }
   expectCode(write({{"t", DType::F32, {1}, 0, 0}, {"t", DType::F16, {2}, 0, 0}}), Code::duplicateTensor);
-  expectCode(write(std::vector<TensorInfo>(limits::kOnnxParameters + 1)), Code::notExpressible);
+  const std::string tooMany =
+      expectCode(write(std::vector<TensorInfo>(limits::kOnnxParameters + 1)), Code::notExpressible);
+  EXPECT_NE(tooMany.find("999999"), std::string::npos) << tooMany;
 }
 
 TEST(OnnxAdapter, WritesBelowTwoGigabytes) {
