@@ -1,6 +1,6 @@
 // ONNX Runtime's .onnx_adapter container, a FlatBuffer: bytes <-> header. Sources:
-// onnxruntime/lora/adapter_format/adapter_schema.fbs, onnxruntime/lora/adapter_format_utils.cc,
-// flatbuffers/docs/source/internals.md and its include/flatbuffers/verifier.h.
+// onnxruntime/lora/adapter_format/adapter_schema.fbs and what flatc makes of it, adapter_schema.fbs.h;
+// onnxruntime/lora/adapter_format_utils.cc; flatbuffers/include/flatbuffers/verifier.h and table.h.
 #pragma once
 
 #include <cstddef>
@@ -35,11 +35,11 @@ struct File {
 /// in the order of their data. Of dtypes, all of the format's but strings and complex numbers of 128 bits are
 /// known.
 ///
-/// Refused beyond what ONNX Runtime refuses (some of it crashes there): absent names, dims, data or list of
-/// parameters; two parameters of one name; names that are empty, no UTF-8, hold NUL or are longer than
-/// limits::kOnnxNameBytes; negative or more than limits::kDimensions dims; data that does not fit dims and
-/// dtype, or shares bytes with anything else. Data is aligned to 4 bytes only: the schema wants 8, but ONNX
-/// Runtime's own writer does not keep to that. Errors: unknown_format, file_truncated, size_overflow,
+/// Refused beyond what ONNX Runtime refuses, which does not look at all of it: absent names, dims, data or
+/// list of parameters; two parameters of one name; names that are empty, no UTF-8, hold NUL or are longer
+/// than limits::kOnnxNameBytes; negative or more than limits::kDimensions dims; data that does not fit dims
+/// and dtype, or shares bytes with anything else. Data is aligned to 4 bytes only: the schema wants 8, but
+/// ONNX Runtime's own writer does not keep to that. Errors: unknown_format, file_truncated, size_overflow,
 /// bad_header, header_too_large, unknown_dtype, duplicate_tensor, size_mismatch, tensor_overlap.
 Result<File> readHeader(std::span<const std::byte> file);
 
