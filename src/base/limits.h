@@ -17,6 +17,15 @@ inline constexpr uint64_t kGgufHeaderBytes = 64 << 20;
 /// few hundred. Vocabularies start at thousands.
 inline constexpr uint64_t kGgufArrayValues = 1024;
 
+/// Parameters of an .onnx_adapter: ONNX Runtime's verifier follows 1,000,000 tables, of which one is the
+/// root. The largest adapters have some thousands.
+inline constexpr uint64_t kOnnxParameters = 999'999;
+
+/// Name of one such parameter. Real ones are module paths: 120 bytes. Below 0x01010101 on purpose: a length
+/// that lies within another name, which holds no NUL, is at least that, so names cannot share bytes and grow
+/// without bound.
+inline constexpr uint64_t kOnnxNameBytes = 4096;
+
 /// PEFT writes 1 to 3 KB; long rank_pattern tables of real adapters reach 100 KB. Bounds the DOM that
 /// the JSON library builds.
 inline constexpr uint64_t kConfigBytes = 4'000'000;
