@@ -229,6 +229,9 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("scale", &RecipeValue::scale)
       .field("dtype", &RecipeValue::dtype)
       .field("format", &RecipeValue::format)
+      .field("onnxNameA", &RecipeValue::onnxNameA)
+      .field("onnxNameB", &RecipeValue::onnxNameB)
+      .field("onnxMatMul", &RecipeValue::onnxMatMul)
       .field("metadata", &RecipeValue::metadata)
       .field("keepScales", &RecipeValue::keepScales)
       .field("options", &RecipeValue::options);
@@ -309,7 +312,8 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("name", &FormatValue::name)
       .field("sentence", &FormatValue::sentence)
       .field("tensorFile", &FormatValue::tensorFile)
-      .field("configFile", &FormatValue::configFile);
+      .field("configFile", &FormatValue::configFile)
+      .field("isRead", &FormatValue::isRead);
   value_object<OptionInfoValue>("OptionInfoValue")
       .field("name", &OptionInfoValue::name)
       .field("type", &OptionInfoValue::type)

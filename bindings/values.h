@@ -109,7 +109,8 @@ struct RecipeValue {
   double rankValue = 0;
   std::vector<ModuleRankValue> moduleRanks;
   double seed = 0, scale = 1;
-  std::string dtype, format;
+  std::string dtype, format, onnxNameA, onnxNameB;
+  bool onnxMatMul = true;
   bool metadata = true, keepScales = false;
   std::vector<OptionText> options;
 };
@@ -130,6 +131,9 @@ inline Result<Recipe> recipeOf(const RecipeValue& value) {
   recipe.scale = value.scale;
   recipe.dtype = value.dtype;
   recipe.format = value.format;
+  recipe.onnxNameA = value.onnxNameA;
+  recipe.onnxNameB = value.onnxNameB;
+  recipe.onnxMatMul = value.onnxMatMul;
   recipe.metadata = value.metadata;
   recipe.keepScales = value.keepScales;
   for (const auto& option : value.options) recipe.options.push_back({option.name, option.value});
@@ -299,11 +303,12 @@ inline std::vector<CodeValue> errorCodes() {
 
 struct FormatValue {
   std::string name, sentence, tensorFile, configFile;
+  bool isRead = true;
 };
 inline std::vector<FormatValue> formatTable() {
   std::vector<FormatValue> table;
   for (const DialectInfo& info : dialects())
-    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : ""});
+    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "", info.isRead});
   return table;
 }
 

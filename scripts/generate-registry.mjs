@@ -67,6 +67,8 @@ export interface FormatInfo {
   readonly tensorFile: string
   /** The config beside it; empty where there is none, and the result is a single file. */
   readonly configFile: string
+  /** False: it is only written. */
+  readonly isRead: boolean
 }
 
 /** Every file format. */

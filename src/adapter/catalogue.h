@@ -14,7 +14,7 @@
 namespace lego {
 
 /// How an adapter's files are named (adapter/dialect.h).
-enum class Dialect : uint8_t { Peft, Kohya, Diffusers, Comfy, XLabs, ControlLora, Mlx, Gguf };
+enum class Dialect : uint8_t { Peft, Kohya, Diffusers, Comfy, XLabs, ControlLora, Mlx, Gguf, OnnxAdapter };
 
 /// Whose modules a dialect's paths name. Paths of one naming can be told to be the same module.
 enum class Naming : uint8_t {

@@ -46,6 +46,9 @@ struct Key {
 /// Where a dialect can say that a module's scale is not 1.
 enum class ScalePlace : uint8_t { Nowhere, Config, EachModule };
 
+/// What a dialect's tensors lie in.
+enum class FileKind : uint8_t { Safetensors, Gguf, OnnxAdapter };
+
 /// What a dialect is called, and what its files are.
 struct DialectInfo {
   Dialect dialect;
@@ -54,7 +57,7 @@ struct DialectInfo {
   Naming naming;           ///< which modules its paths can be known to be the same as
   const char* tensorFile;  ///< what a written file is called where the user does not say
   const char* configFile;  ///< nullptr: the tensor file says it all
-  bool isGguf;             ///< in a GGUF file; otherwise in safetensors
+  FileKind file;
   /// Whether A is stored in x rank and B rank x out, the other way round than everywhere else.
   bool transposed;
   bool hasEmbeddings;       ///< whether it can hold the factors of an embedding
@@ -62,6 +65,7 @@ struct DialectInfo {
   bool hasConvolutions;     ///< whether factors may be kernels
   ScalePlace scales;        ///< Config: one for all modules
   bool alphaTensors;        ///< whether a module's alpha is a tensor beside its factors
+  bool isRead;              ///< false: it is only written
   bool hasOneRank;          ///< whether all modules must have the same rank, the config's
 };
 
@@ -75,7 +79,8 @@ std::optional<Key> parseKey(Dialect dialect, std::string_view name);
 /// Why a tensor with this name, which is no factor of the dialect, would be lost.
 std::string reasonFor(Dialect dialect, std::string_view name);
 
-/// The keys under which a module's factors are written. `path` as the dialect has it.
+/// The keys under which a module's factors are written. `path` as the dialect has it. Of .onnx_adapter files,
+/// which are named after a graph's inputs, the ones that are used unless a recipe names others.
 std::string keyOf(Dialect dialect, const std::string& path, ModuleKind kind, Part part);
 
 }  // namespace lego

@@ -28,7 +28,7 @@ Result<Detected> detect(const Header& header) {
   std::map<Dialect, Found> found;
   for (const TensorInfo& tensor : header.tensors) {
     for (const DialectInfo& dialect : dialects()) {
-      if (dialect.isGguf) continue;
+      if (dialect.file == FileKind::Gguf) continue;
       const auto key = parseKey(dialect.dialect, tensor.name);
       if (!key || key->part == Part::Alpha) continue;
       Found& own = found[dialect.dialect];
@@ -224,6 +224,7 @@ Result<Catalogue> readAdapter(const Container& file, const std::optional<Adapter
     case Dialect::Diffusers: applied = applyDiffusers(*catalogue); break;
     case Dialect::Kohya: applyNothing(*catalogue), readKohyaMetadata(*catalogue); break;
     case Dialect::Comfy:
+    case Dialect::OnnxAdapter:
     case Dialect::XLabs:
     case Dialect::ControlLora: applyNothing(*catalogue); break;
   }

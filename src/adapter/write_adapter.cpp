@@ -93,7 +93,7 @@ Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind) 
 
 std::pair<bool, bool> turnedFactors(Dialect dialect, ModuleKind kind) {
   const DialectInfo& info = infoOf(dialect);
-  return {info.transposed || (info.isGguf && kind == ModuleKind::Embedding), info.transposed};
+  return {info.transposed || (info.file == FileKind::Gguf && kind == ModuleKind::Embedding), info.transposed};
 }
 
 WrittenFactors factorsOf(Dialect dialect, const MergedModule& module, DType dtype) {

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <tuple>
 
 #include "adapter/dialect.h"
 #include "adapter/write_adapter.h"
 #include "format/gguf.h"
 #include "format/json.h"
+#include "format/onnx_adapter.h"
 #include "format/safetensors.h"
 #include "job/rank_rule.h"
 #include "job/shared_inputs.h"
@@ -54,6 +56,21 @@ std::string provenance(const Plan& plan, std::span<const double> weights) {
   }
   json["options"] = std::move(options);
   return json.dump();
+}
+
+/// Names and shapes as a graph's inputs have them, where the recipe says how.
+void nameForGraph(const Recipe& recipe, PlannedModule& module, TensorInfo& a, TensorInfo& b) {
+  constexpr std::string_view kModule = "{module}";
+  for (const auto& [pattern, tensor] : {std::pair(&recipe.onnxNameA, &a), std::pair(&recipe.onnxNameB, &b)}) {
+    if (pattern->empty()) continue;
+    tensor->name = *pattern;
+    if (const size_t at = tensor->name.find(kModule); at != std::string::npos)
+      tensor->name.replace(at, kModule.size(), module.name);
+  }
+  if (recipe.onnxMatMul) return;
+  module.turnedA = module.turnedB = false;
+  std::swap(a.shape[0], a.shape[1]);
+  std::swap(b.shape[0], b.shape[1]);
 }
 
 /// Source of the keys: llama.cpp, gguf-py/gguf/constants.py and convert_lora_to_gguf.py.
@@ -171,19 +188,31 @@ Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const Adapter
       header.tensors.push_back({keyOf(plan.dialect, module.path, module.kind, Part::Alpha), dtype, {}, 0, 0});
   }
   const size_t constants = header.tensors.size();
-  for (const MergedModule& module : merged) {
-    auto [a, b] = factorsOf(plan.dialect, module, plan.dtype);
+  for (size_t m = 0; m < merged.size(); ++m) {
+    PlannedModule& module = plan.modules[m];
+    auto [a, b] = factorsOf(plan.dialect, merged[m], plan.dtype);
+    std::tie(module.turnedA, module.turnedB) = turnedFactors(plan.dialect, module.kind);
+    if (dialect.file == FileKind::OnnxAdapter) nameForGraph(plan.recipe, module, a, b);
     header.tensors.push_back(std::move(a));
     header.tensors.push_back(std::move(b));
   }
   std::string origin = plan.recipe.metadata ? provenance(plan, weights) : std::string();
-  if (dialect.isGguf) {
+  if (dialect.file == FileKind::Gguf) {
     auto bytes = gguf::writeHeader(header, ggufMetadata(plan, info, origin));
     if (!bytes) return bytes.error();
     plan.header = std::move(*bytes);
     for (const TensorInfo& tensor : header.tensors) {
       const uint64_t padding = gguf::paddingAfter(tensor.end - tensor.begin);
       if (padding > 0) plan.fillers.push_back({tensor.end, std::string(static_cast<size_t>(padding), '\0')});
+    }
+  } else if (dialect.file == FileKind::OnnxAdapter) {
+    // The format has two version numbers for its users, and nothing else to say where a file comes from.
+    auto bytes = onnx_adapter::writeHeader(header, 1, 1);
+    if (!bytes) return bytes.error();
+    plan.header = std::move(*bytes);
+    for (size_t t = 1; t < header.tensors.size(); ++t) {
+      const uint64_t end = header.tensors[t - 1].end;
+      plan.fillers.push_back({end, onnx_adapter::bytesBetween(end, header.tensors[t])});
     }
   } else {
     header.metadata = formatMetadata(plan.dialect, info, merged);

@@ -40,7 +40,9 @@ Status keepScales(const Recipe& recipe, const MethodInfo& method, Dialect dialec
   return {};
 }
 
-Result<DType> chooseDtype(const Recipe& recipe, bool isGguf, std::span<const PlannedModule> modules) {
+Result<DType> chooseDtype(const Recipe& recipe, const DialectInfo& dialect,
+                          std::span<const PlannedModule> modules) {
+  const bool isGguf = dialect.file == FileKind::Gguf;
   constexpr std::pair<std::string_view, DType> kNames[] = {{"f64", DType::F64},
                                                            {"f32", DType::F32},
                                                            {"f16", DType::F16},
@@ -111,7 +113,7 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   for (size_t m = 0; m < ranks.size(); ++m) plan.modules[m].rank = ranks[m];
   if (Status kept = keepScales(recipe, *plan.method, plan.dialect, adapters, plan.modules); !kept)
     return kept.error();
-  const auto dtype = chooseDtype(recipe, infoOf(plan.dialect).isGguf, plan.modules);
+  const auto dtype = chooseDtype(recipe, infoOf(plan.dialect), plan.modules);
   if (!dtype) return dtype.error();
   plan.dtype = *dtype;
   for (PlannedModule& module : plan.modules) module.seed = moduleSeed(recipe.seed, module.path);

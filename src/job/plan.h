@@ -63,6 +63,7 @@ struct PlannedModule {
   uint32_t written = 0;   ///< ranks in the output: k, and zeros where the dialect wants equal ranks
   double scale = 1;       ///< of what is written: the output's delta is scale * B A
   uint32_t rowHeads = 0;  ///< the output's rows of B are put into llama.cpp's order of so many heads
+  bool turnedA = false, turnedB = false;  ///< whether A is written in x rank, and B rank x out
   uint64_t seed = 0;
   uint64_t inputBytes = 0;  ///< factor bytes of all sources
   TensorInfo a, b;          ///< what is written: keys, shapes, places in the output file

@@ -128,7 +128,8 @@ Result<std::vector<uint32_t>> ranksForSize(const Plan& plan, std::span<const std
   };
   // The header does not grow with smaller ranks than those it was laid out with.
   double left = plan.recipe.rule.value - static_cast<double>(plan.header.size());
-  if (infoOf(plan.dialect).isGguf) left -= static_cast<double>(2 * gguf::kAlignment * plan.modules.size());
+  if (infoOf(plan.dialect).file == FileKind::Gguf)
+    left -= static_cast<double>(2 * gguf::kAlignment * plan.modules.size());
   for (size_t m = 0; m < plan.modules.size(); ++m) left -= bytes(m);
   if (left < 0) {
     return fail(Code::badRank, "rank 1 in every module already takes " +

@@ -53,6 +53,10 @@ struct Recipe {
   /// Converting, which is `cat` of one adapter: factors stay as they are, and scales are written beside them
   /// where the dialect can say them. Otherwise a result's scales are 1.
   bool keepScales = false;
+  /// Of .onnx_adapter files: names of a module's factors, "{module}" standing for its path, and whether they
+  /// are (in x rank) and (rank x out), as MatMul takes them, or as PEFT has them. Empty: the dialect's own.
+  std::string onnxNameA, onnxNameB;
+  bool onnxMatMul = true;
   std::optional<BaseModel> base;  ///< of GGUF adapters, where it must be known
   bool metadata = true;           ///< whether the file tells where it comes from
   std::vector<OptionValue> options;

@@ -7,7 +7,6 @@
 #include <numeric>
 
 #include "adapter/ggml_names.h"
-#include "adapter/write_adapter.h"
 #include "merge/rescale.h"
 #include "tensor/convert.h"
 #include "tensor/unpack.h"
@@ -135,7 +134,7 @@ Result<Outcome> mergeEntries(const Plan& plan, const ModuleUnits& units, EntryMe
 }
 
 /// Writes the merged rows, each multiplied by its factor, as the output's dialect has them.
-Status packModule(const Kernels& kernels, Dialect dialect, const PlannedModule& module, ModuleUnits& units,
+Status packModule(const Kernels& kernels, const PlannedModule& module, ModuleUnits& units,
                   std::vector<float> factors, const ModuleOutput& output) {
   const size_t in = units.pool.in, out = units.pool.out;
   const size_t strideA = units.rows.strideA, strideB = units.rows.strideB;
@@ -149,9 +148,8 @@ Status packModule(const Kernels& kernels, Dialect dialect, const PlannedModule& 
     for (size_t q = 0; q < module.rank; ++q)
       permuteHeads({units.mergedB + q * strideB, out}, module.rowHeads, scratch);
   }
-  const auto [turnedA, turnedB] = turnedFactors(dialect, module.kind);
-  const auto packA = turnedA ? kernels.packColumns : kernels.packRows;
-  const auto packB = turnedB ? kernels.packRows : kernels.packColumns;
+  const auto packA = module.turnedA ? kernels.packColumns : kernels.packRows;
+  const auto packB = module.turnedB ? kernels.packRows : kernels.packColumns;
   const uint32_t a =
       packA(module.a.dtype, units.mergedA, strideA, module.written, in, factors, output.a.data());
   const uint32_t b =
@@ -257,9 +255,7 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, const PlannedGroup& 
       outcome = merge();
     }
     if (!outcome) return outcome.error();
-    if (Status packed =
-            packModule(kernels, plan.dialect, module, units, std::move(outcome->factors), outputs[g]);
-        !packed)
+    if (Status packed = packModule(kernels, module, units, std::move(outcome->factors), outputs[g]); !packed)
       return packed.error();
     reports.push_back(describe(plan, module, adapters.size(), units, std::move(*outcome)));
     const auto end = std::chrono::steady_clock::now();

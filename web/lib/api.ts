@@ -7,7 +7,7 @@ import { formats, methods, version, type FormatInfo, type FormatName, type Metho
 import { resolveBase, resolveInput, type MergeInput, type Source } from './input.js'
 import { Lane, type CallOptions } from './lane.js'
 import type { Platform } from './platform.js'
-import type { AdapterData, Job, PlanData, Progress } from './protocol.js'
+import type { AdapterData, Job, OnnxLayout, PlanData, Progress } from './protocol.js'
 import { resultOf, type MergeResult } from './result.js'
 import type { OutputReference } from './sink.js'
 
@@ -34,6 +34,8 @@ export interface Recipe extends MethodOptions {
    * others, need its architecture and its number of heads. In Node also a path, of a model's folder too.
    */
   readonly base?: Source
+  /** Format onnx: names and shapes of the graph's inputs. */
+  readonly onnx?: OnnxLayout
   /**
    * Whether the file tells where it comes from: what the inputs' metadata agree about, and this recipe under
    * the key `lora_lego`. Default: true.
@@ -42,7 +44,7 @@ export interface Recipe extends MethodOptions {
 }
 
 /** How an adapter is to be converted. */
-export interface Conversion extends Pick<Recipe, 'dtype' | 'metadata' | 'base'> {
+export interface Conversion extends Pick<Recipe, 'dtype' | 'metadata' | 'base' | 'onnx'> {
   readonly format: FormatName
 }
 
@@ -200,7 +202,7 @@ export function defineApi(platform: Platform): Api {
 async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
   const given: unknown = inputs
   if (!Array.isArray(given)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
-  const { method = defaultMethod, rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', format = 'same', base, metadata = true, ...options } = recipe
+  const { method = defaultMethod, rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', format = 'same', base, onnx = {}, metadata = true, ...options } = recipe
   const rankRule = rankRuleOf(rank)
   if (maxRank !== undefined && rankRule.kind === 'fixed') throw new MergeError({ code: 'bad_rank', message: 'maxRank limits a rank rule; a rank that is a number needs none' })
   if (!(Number.isSafeInteger(seed) && seed >= 0)) throw new MergeError({ code: 'bad_option', message: `seed must be a whole number from 0 to 2^53 - 1, not ${seed}` })
@@ -218,6 +220,7 @@ async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: 
     scale,
     dtype: String(dtype),
     format: String(format),
+    onnx,
     ...(base !== undefined && { base: await resolveBase(platform, base) }),
     metadata: Boolean(metadata),
     keepScales: false,
@@ -241,4 +244,4 @@ function rankRuleOf(rank: Recipe['rank']): Job['rankRule'] {
   return { kind: entry[0], value: entry[1] }
 }
 
-export { formats, methods, version, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions, type Progress }
+export { formats, methods, version, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions, type OnnxLayout, type Progress }

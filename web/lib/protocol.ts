@@ -14,6 +14,14 @@ export interface AdapterReference {
   readonly config?: FileReference
 }
 
+/** How a graph calls the inputs that take an .onnx_adapter's tensors, and how it wants them. */
+export interface OnnxLayout {
+  /** Names of A and B, `{module}` standing for a module's path. Default: `{module}.lora_A.weight` and `{module}.lora_B.weight`. */
+  readonly names?: readonly [a: string, b: string]
+  /** `matmul`: A (in x rank) and B (rank x out), as MatMul takes them; `peft`: (rank x in) and (out x rank). Default: matmul. */
+  readonly layout?: 'matmul' | 'peft'
+}
+
 /** A recipe with nothing left to default, and its inputs. */
 export interface Job {
   readonly adapters: readonly AdapterReference[]
@@ -28,6 +36,7 @@ export interface Job {
   readonly scale: number
   readonly dtype: string
   readonly format: string
+  readonly onnx: OnnxLayout
   /** The base model's config.json or GGUF file. */
   readonly base?: FileReference
   /** Whether the written file tells where it comes from. */

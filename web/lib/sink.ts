@@ -25,7 +25,7 @@ export type SinkResult = { readonly files: readonly { readonly name: string; rea
 export type OutputReference = { readonly kind: 'memory' } | { readonly kind: 'path'; readonly path: string }
 
 /** Whether a path is that of a tensor file rather than of a folder. */
-export const namesFile = (path: string): boolean => /\.(safetensors|gguf)$/.test(path)
+export const namesFile = (path: string): boolean => /\.(safetensors|gguf|onnx_adapter)$/.test(path)
 
 /** Opens an output for files of these names; the platform decides which kinds it can. */
 export type OpenSink = (output: OutputReference, names: readonly string[]) => Promise<Sink>

@@ -81,6 +81,12 @@ function moduleRank(text: string, earlier: [string, number][] = []): [string, nu
 
 export const dashed = (name: string): string => name.replaceAll('_', '-')
 
+export function onnxNames(text: string): [string, string] {
+  const names = text.split(',')
+  if (names.length !== 2 || !names.every(name => name.includes('{module}'))) throw new InvalidArgumentError('It must be two names with {module} in them, separated by a comma.')
+  return names as [string, string]
+}
+
 export function dtypeOption(): Option {
   return new Option('--dtype <type>', 'type of the written values; q8_0 is for GGUF').choices(['same', 'f64', 'f32', 'f16', 'bf16', 'q8_0']).default('same')
 }

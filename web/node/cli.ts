@@ -6,7 +6,7 @@ import { writeFile } from 'node:fs/promises'
 import { Command, CommanderError, Option } from 'commander'
 import { createMerger, formats, MergeError, methods, version, type Comparison, type FormatName, type MergeReport, type Inspection, type MergeOptions, type Merger, type MergeResult, type Recipe, type WeightedInput } from './index.js'
 import { messageOf } from '../lib/error.js'
-import { dtypeOption, inputsOf, recipeOf, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
+import { dtypeOption, inputsOf, onnxNames, recipeOf, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
 import { comparisonText, convertText, formatsText, inspectionText, mergeText, methodsText, planText } from './cli-text.js'
 import { progressBar } from './progress-bar.js'
 
@@ -15,6 +15,8 @@ interface OutputFlags extends CommonFlags {
   report?: string
   format: 'same' | FormatName
   base?: string
+  onnxNames?: [string, string]
+  onnxLayout: 'matmul' | 'peft'
   metadata: boolean
 }
 interface MergeFlags extends RecipeFlags, OutputFlags {}
@@ -48,9 +50,11 @@ function baseOption(): Option {
 
 function withOutput(command: Command): Command {
   return command
-    .requiredOption('-o, --output <path>', 'folder for the result, or, for formats of one file, a name in .safetensors or .gguf; it appears only when it is complete')
+    .requiredOption('-o, --output <path>', 'folder for the result, or, for formats of one file, a name in .safetensors, .gguf or .onnx_adapter; it appears only when it is complete')
     .addOption(formatOption())
     .addOption(baseOption())
+    .option('--onnx-names <a,b>', "format onnx: what the graph's inputs are called, with {module} for a module's path (default: {module}.lora_A.weight,{module}.lora_B.weight)", onnxNames)
+    .addOption(new Option('--onnx-layout <layout>', 'format onnx: A (in x rank) and B (rank x out), or as PEFT has them').choices(['matmul', 'peft']).default('matmul'))
     .option('--no-metadata', 'leave out where the result comes from: the metadata that the inputs share, and the recipe')
     .option('--report <file>', 'write the full report, module by module and with hashes of all files, as JSON')
 }
@@ -93,8 +97,13 @@ function formatOf({ format, base }: Pick<OutputFlags, 'format' | 'base'>): Pick<
   return { format, ...(base !== undefined && { base }) }
 }
 
+/** What only commands that write take. */
+function writingOf({ metadata, onnxNames: names, onnxLayout: layout }: OutputFlags): Pick<Recipe, 'metadata' | 'onnx'> {
+  return { metadata, onnx: { layout, ...(names && { names }) } }
+}
+
 async function mergeTo(inputs: readonly WeightedInput[], flags: MergeFlags): Promise<void> {
-  const recipe = { ...recipeOf(flags), ...formatOf(flags), metadata: flags.metadata }
+  const recipe = { ...recipeOf(flags), ...formatOf(flags), ...writingOf(flags) }
   await writeResult(flags, mergeText, (merger, options) => merger.merge(inputs, recipe, options))
 }
 
@@ -125,9 +134,9 @@ function defineProgram(): Command {
     .argument('<adapter>', 'folder or tensor file')
     .addOption(dtypeOption())
     .action((adapter: string, flags: ConvertFlags) => {
-      const { format, base, dtype, metadata } = flags
+      const { format, base, dtype } = flags
       if (format === 'same') throw usageError('format', 'convert needs --format')
-      return writeResult(flags, convertText, (merger, options) => merger.convert(adapter, { format, metadata, ...(base !== undefined && { base }), ...(dtype && { dtype }) }, options))
+      return writeResult(flags, convertText, (merger, options) => merger.convert(adapter, { format, ...writingOf(flags), ...(base !== undefined && { base }), ...(dtype && { dtype }) }, options))
     })
 
   withHeadersOnly(withWeights(withRecipe(program.command('plan'), everyMethod, everyMethod[0] as string)))

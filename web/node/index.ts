@@ -19,7 +19,7 @@ export const merge = api.merge
 export const convert = api.convert
 
 export { formats, methods, version } from '../lib/api.js'
-export type { Conversion, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, Progress, RankRule, Recipe } from '../lib/api.js'
+export type { Conversion, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Progress, RankRule, Recipe } from '../lib/api.js'
 export type { Advice, Reason } from '../lib/advice.js'
 export type { Comparison, ModuleComparison, Relations } from '../lib/comparison.js'
 export { errorCodes, MergeError } from '../lib/error.js'
