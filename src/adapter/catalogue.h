@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "adapter/extra.h"
 #include "format/header.h"
 #include "tensor/expand.h"
 
@@ -66,10 +67,12 @@ struct AlphaTensor {
   TensorInfo tensor;
 };
 
-/// A tensor, or a setting, that this version would lose.
+/// A tensor, or a setting, that is no LoRA factor: what becomes of it is the recipe's to say (job/extras.h).
 struct Unsupported {
   std::string tensor;  ///< empty where the config alone says so
   std::string reason;
+  ExtraKind kind = ExtraKind::Other;
+  std::optional<TensorInfo> place = {};  ///< of the tensor
 };
 
 /// What an output config repeats. Absent where the input did not say.
@@ -79,9 +82,11 @@ struct AdapterInfo {
   std::string revision;
   bool fanInFanOut = false;
   bool rslora = false;
-  std::string architecture;  ///< GGUF: general.architecture of the base model
-  uint64_t rank = 0;         ///< `r` of the config
-  double alpha = 0;          ///< `lora_alpha` of the config
+  std::vector<std::string> modulesToSave;  ///< PEFT: modules trained in full
+  std::string bias;                        ///< PEFT: which biases are trained; "none" or empty: no
+  std::string architecture;                ///< GGUF: general.architecture of the base model
+  uint64_t rank = 0;                       ///< `r` of the config
+  double alpha = 0;                        ///< `lora_alpha` of the config
   /// Last path components that name every module of the adapter and no others of its base model; absent
   /// where the config chose modules in another way.
   std::optional<std::vector<std::string>> targetSuffixes;
@@ -93,7 +98,7 @@ struct Catalogue {
   AdapterInfo info;
   std::vector<AdapterModule> modules;    ///< by path
   std::vector<AlphaTensor> alphas;       ///< by place in the file; until they are read, scales are not final
-  std::vector<Unsupported> unsupported;  ///< empty where the adapter can be merged without loss
+  std::vector<Unsupported> unsupported;  ///< what is no factor, or needs more than factors
   std::vector<std::string> notices;      ///< for people: what they should know about this adapter
   std::vector<std::pair<std::string, std::string>> metadata;  ///< of the tensor file
 };

@@ -329,26 +329,31 @@ std::optional<Key> parseKey(Dialect dialect, std::string_view name) {
   return std::nullopt;
 }
 
-std::string reasonFor(Dialect dialect, std::string_view name) {
+ExtraText extraOf(Dialect dialect, std::string_view name) {
   const auto ends = [&](std::string_view text) { return name.ends_with(text); };
-  if (contains(name, "lora_magnitude_vector") || ends(".dora_scale") || ends(".m"))
-    return "a DoRA magnitude, which needs the base model's norms";
-  if (ends(".bias") && contains(name, ".lora_B.")) return "a bias of lora_B";
-  if (ends(".diff") || ends(".diff_b")) return "a difference of a bias or a normalisation (.diff, .diff_b)";
-  if (ends(".w_norm") || ends(".b_norm")) return "a trained normalisation";
-  if (ends(".lokr_t1")) return "a core of LoKr's small factor, which no program writes";
-  if (ends(".scalar")) return "a scalar of LyCORIS that multiplies the module's delta";
+  if (contains(name, "lora_magnitude_vector") || ends(".dora_scale") ||
+      (dialect == Dialect::Mlx && ends(".m")))
+    return {ExtraKind::Dora, "a DoRA magnitude, which needs the base model's norms"};
+  if (ends(".bias") && contains(name, ".lora_B.")) return {ExtraKind::LoraBias, "a bias of lora_B"};
+  if (ends(".diff") || ends(".diff_b"))
+    return {ExtraKind::Diff, "a difference of a bias or a normalisation (.diff, .diff_b)"};
+  if (ends(".w_norm") || ends(".b_norm")) return {ExtraKind::Norm, "a trained normalisation"};
+  if (ends(".lokr_t1")) return {ExtraKind::Other, "a core of LoKr's small factor, which no program writes"};
+  if (ends(".scalar")) return {ExtraKind::Other, "a scalar of LyCORIS that multiplies the module's delta"};
   if (contains(name, ".bias_indices") || contains(name, ".bias_values") || contains(name, ".bias_size"))
-    return "a sparse residual of the weight";
-  if (contains(name, ".oft_") || ends(".rescale")) return "a factor of OFT, which multiplies the base weight";
-  if (name.starts_with("bundle_emb.")) return "a bundled embedding";
-  if (ends(".reshape_weight")) return "a changed shape of the base weight";
-  if (contains(name, "modules_to_save")) return "a fully trained module (modules_to_save)";
-  if (ends(".bias")) return "a trained bias";
+    return {ExtraKind::Other, "a sparse residual of the weight"};
+  if (contains(name, ".oft_") || ends(".rescale"))
+    return {ExtraKind::Other, "a factor of OFT, which multiplies the base weight"};
+  if (name.starts_with("bundle_emb.")) return {ExtraKind::Embedding, "a bundled embedding"};
+  if (ends(".reshape_weight")) return {ExtraKind::Other, "a changed shape of the base weight"};
+  if (contains(name, "modules_to_save"))
+    return {ExtraKind::ModulesToSave, "a fully trained module (modules_to_save)"};
   if (dialect == Dialect::Peft && !name.starts_with(kPeftPrefixes[0]))
-    return "not a key of PEFT (its keys begin with 'base_model.model.')";
-  if (ends(".weight")) return "a full weight (modules_to_save or a resized embedding)";
-  return "not a LoRA factor";
+    return {ExtraKind::Other, "not a key of PEFT (its keys begin with 'base_model.model.')"};
+  if (ends(".bias")) return {ExtraKind::Bias, "a trained bias"};
+  if (ends(".weight"))
+    return {ExtraKind::ModulesToSave, "a full weight (modules_to_save or a resized embedding)"};
+  return {ExtraKind::Other, "not a LoRA factor"};
 }
 
 std::string keyOf(Dialect dialect, const std::string& path, ModuleKind kind, Part part) {

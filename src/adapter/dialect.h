@@ -76,8 +76,12 @@ std::optional<Dialect> dialectOf(std::string_view name);
 /// A tensor's name as `dialect` reads it; nothing where it is none of its factors, alphas and the like.
 std::optional<Key> parseKey(Dialect dialect, std::string_view name);
 
-/// Why a tensor with this name, which is no factor of the dialect, would be lost.
-std::string reasonFor(Dialect dialect, std::string_view name);
+/// A tensor that is no factor of the dialect: what it is, by its name.
+struct ExtraText {
+  ExtraKind kind = ExtraKind::Other;
+  const char* reason = "";
+};
+ExtraText extraOf(Dialect dialect, std::string_view name);
 
 /// The keys under which a module's factors are written. `path` as the dialect has it. Of .onnx_adapter files,
 /// which are named after a graph's inputs, the ones that are used unless a recipe names others.

@@ -25,7 +25,8 @@ Result<Config> readConfig(const Json& json) {
   for (const std::string& problem : {fields.problem, lora.problem}) {
     if (!problem.empty()) return Error{Code::badConfig, problem, {}, {}, {}};
   }
-  if (type == "dora") config.unsupported.push_back({{}, "DoRA: its magnitudes need the base model's norms"});
+  if (type == "dora")
+    config.unsupported.push_back({{}, "DoRA: its magnitudes need the base model's norms", ExtraKind::Dora});
   if (type != "lora" && type != "dora")
     return Error{
         Code::unsupportedAdapter, "its fine_tune_type is " + shownName(type) + ", not lora", {}, {}, {}};

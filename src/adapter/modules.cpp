@@ -191,7 +191,8 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
   for (const TensorInfo& tensor : header.tensors) {
     const auto key = parseKey(dialect, tensor.name);
     if (!key) {
-      catalogue.unsupported.push_back({tensor.name, reasonFor(dialect, tensor.name)});
+      const auto [kind, reason] = extraOf(dialect, tensor.name);
+      catalogue.unsupported.push_back({tensor.name, reason, kind, tensor});
       continue;
     }
     if (tensor.shape.size() == 3 && info.naming == Naming::Transformers && !info.hasConvolutions) {
@@ -200,7 +201,8 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
     }
     // Of a bias, or a normalisation: no matrix, so no units.
     if (key->part == Part::Diff && tensor.shape.size() < 2) {
-      catalogue.unsupported.push_back({tensor.name, reasonFor(dialect, tensor.name)});
+      const auto [kind, reason] = extraOf(dialect, tensor.name);
+      catalogue.unsupported.push_back({tensor.name, reason, kind, tensor});
       continue;
     }
     Parts& parts = modules[key->path];

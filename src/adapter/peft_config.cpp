@@ -31,10 +31,15 @@ Status readPatterns(ConfigFields& fields, const char* name, std::vector<std::pai
 
 // Settings that change what the factors mean, with what would be lost. Any value but null, false or empty
 // counts.
-constexpr std::pair<const char*, const char*> kUnsupportedSettings[] = {
-    {"use_dora", "DoRA: its magnitudes need the base model's norms"},
-    {"lora_bias", "biases of lora_B (lora_bias)"},
-    {"modules_to_save", "fully trained modules (modules_to_save)"},
+struct Setting {
+  const char* name;
+  const char* reason;
+  ExtraKind kind = ExtraKind::Other;
+};
+constexpr Setting kUnsupportedSettings[] = {
+    {"use_dora", "DoRA: its magnitudes need the base model's norms", ExtraKind::Dora},
+    {"lora_bias", "biases of lora_B (lora_bias)", ExtraKind::LoraBias},
+    {"modules_to_save", "fully trained modules (modules_to_save)", ExtraKind::ModulesToSave},
     {"target_parameters", "pairs shared by the experts of a mixture (target_parameters)"},
     {"trainable_token_indices", "separately trained token embeddings (trainable_token_indices)"},
     {"alora_invocation_tokens", "activated LoRA: it acts only after its invocation tokens"},
@@ -108,9 +113,15 @@ Result<Config> readConfig(const Json& json, bool typeIsGiven) {
   if (Status read = readPatterns(fields, "alpha_pattern", config.alphaPattern, asAlpha); !read)
     return read.error();
 
-  for (const auto& [name, reason] : kUnsupportedSettings) {
-    if (fields.isSet(name)) config.unsupported.push_back({{}, reason});
+  for (const auto& [name, reason, kind] : kUnsupportedSettings) {
+    if (fields.isSet(name)) config.unsupported.push_back({{}, reason, kind});
   }
+  if (const Json* saved = fields.find("modules_to_save"); saved && saved->is_array()) {
+    for (const Json& module : *saved) {
+      if (const auto* path = module.get_ptr<const std::string*>()) config.info.modulesToSave.push_back(*path);
+    }
+  }
+  config.info.bias = fields.text("bias");
   if (const Json* init = fields.find("init_lora_weights");
       init && init->is_string() && *init->get_ptr<const std::string*>() != "gaussian") {
     config.notices.push_back(
@@ -227,14 +238,14 @@ Json mergedConfig(const AdapterInfo& info, const std::vector<MergedRank>& module
   config["alpha_pattern"] = patternsOf(alphas, commonAlpha);
   config["auto_mapping"] = nullptr;
   config["base_model_name_or_path"] = textOrNull(info.baseModel);
-  config["bias"] = "none";
+  config["bias"] = info.bias.empty() ? "none" : info.bias;
   config["fan_in_fan_out"] = info.fanInFanOut;
   config["inference_mode"] = true;
   config["init_lora_weights"] = true;
   config["lora_alpha"] = commonAlpha;
   config["lora_bias"] = false;
   config["lora_dropout"] = 0.0;
-  config["modules_to_save"] = nullptr;
+  config["modules_to_save"] = info.modulesToSave.empty() ? Json() : Json(info.modulesToSave);
   config["peft_type"] = "LORA";
   config["r"] = commonRank;
   config["rank_pattern"] = patternsOf(ranks, commonRank);

@@ -100,14 +100,15 @@ std::vector<const Metadata*> metadataOf(std::span<const AdapterFile> adapters,
   return metadata;
 }
 
-/// The ranges that hold a batch's factors, joined where they touch or nearly do.
-void layOutReads(std::span<PlannedModule> modules, PlannedBatch& batch) {
-  struct Piece {
-    uint32_t adapter;
-    const TensorInfo* tensor;
-    uint64_t* at;
-  };
-  std::vector<Piece> pieces;
+/// A tensor, or a part of one, that a batch reads, and where its place in the input buffer is kept.
+struct ReadPiece {
+  uint32_t adapter;
+  const TensorInfo* tensor;
+  uint64_t* at;
+};
+
+std::vector<ReadPiece> piecesOf(std::span<PlannedModule> modules) {
+  std::vector<ReadPiece> pieces;
   for (PlannedModule& module : modules) {
     for (PlannedSource& source : module.sources) {
       source.forEachTensor([&](const TensorInfo& tensor, uint64_t& at) {
@@ -115,9 +116,21 @@ void layOutReads(std::span<PlannedModule> modules, PlannedBatch& batch) {
       });
     }
   }
+  return pieces;
+}
+
+std::vector<ReadPiece> piecesOf(PlannedExtra& extra) {
+  std::vector<ReadPiece> pieces;
+  for (PlannedExtra::Source& source : extra.sources)
+    pieces.push_back({source.adapter, &source.tensor, &source.at});
+  return pieces;
+}
+
+/// The ranges that hold a batch's tensors, joined where they touch or nearly do.
+void layOutReads(std::vector<ReadPiece> pieces, PlannedBatch& batch) {
   std::ranges::sort(pieces, {},
-                    [](const Piece& piece) { return std::pair(piece.adapter, piece.tensor->begin); });
-  for (const Piece& piece : pieces) {
+                    [](const ReadPiece& piece) { return std::pair(piece.adapter, piece.tensor->begin); });
+  for (const ReadPiece& piece : pieces) {
     const uint64_t begin = piece.tensor->begin, end = piece.tensor->end;
     ReadRange* last = batch.reads.empty() ? nullptr : &batch.reads.back();
     const bool isNear =
@@ -169,8 +182,25 @@ std::vector<PlannedGroup> groupModules(const Plan& plan) {
 
 }  // namespace
 
-Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const AdapterFile> adapters,
+namespace {
+
+/// What the config says of trained modules and biases, where these are written.
+AdapterInfo withExtras(AdapterInfo info, const Plan& plan) {
+  const auto keeps = [&](ExtraKind kind) {
+    return std::ranges::any_of(plan.extraFates, [&](const ExtraFate& fate) {
+      return fate.kind == kind && fate.policy != Policy::Refuse && fate.policy != Policy::Drop;
+    });
+  };
+  if (!keeps(ExtraKind::ModulesToSave)) info.modulesToSave.clear();
+  if (!keeps(ExtraKind::Bias)) info.bias.clear();
+  return info;
+}
+
+}  // namespace
+
+Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const AdapterFile> adapters,
                     std::span<const double> weights) {
+  const AdapterInfo info = withExtras(united, plan);
   const DialectInfo& dialect = infoOf(plan.dialect);
   uint32_t largest = 0;
   for (const PlannedModule& module : plan.modules) largest = std::max(largest, module.rank);
@@ -196,6 +226,7 @@ Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const Adapter
     header.tensors.push_back(std::move(a));
     header.tensors.push_back(std::move(b));
   }
+  for (const TensorInfo& tensor : plan.extraTensors) header.tensors.push_back(tensor);
   std::string origin = plan.recipe.metadata ? provenance(plan, weights) : std::string();
   if (dialect.file == FileKind::Gguf) {
     auto bytes = gguf::writeHeader(header, ggufMetadata(plan, info, origin));
@@ -240,6 +271,14 @@ Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const Adapter
     plan.modules[i].a = std::move(header.tensors[constants + 2 * i]);
     plan.modules[i].b = std::move(header.tensors[constants + 2 * i + 1]);
   }
+  for (size_t i = 0; i < plan.extraTensors.size(); ++i)
+    plan.extraTensors[i] = std::move(header.tensors[constants + 2 * plan.modules.size() + i]);
+  for (PlannedExtra& piece : plan.extras) {
+    const TensorInfo& whole = plan.extraTensors[piece.tensor];
+    const unsigned bytes = bitsOf(whole.dtype) / 8;
+    piece.out.begin = whole.begin + piece.firstElement * bytes;
+    piece.out.end = bitsOf(whole.dtype) % 8 == 0 ? piece.out.begin + piece.elements * bytes : whole.end;
+  }
   plan.config = configOf(plan.dialect, info, merged);
   return {};
 }
@@ -274,15 +313,33 @@ void layOutBatches(Plan& plan) {
       bytes += more;
       end = next;
     } while (end < plan.modules.size());
+    PlannedBatch batch;
+    batch.firstModule = first;
+    batch.endModule = end;
+    batch.firstGroup = batch.endGroup = firstGroup;
+    batch.outputBegin = plan.modules[first].a.begin;
     // With what stands between its tensors and the next.
-    const uint64_t outputEnd = end < plan.modules.size() ? plan.modules[end].a.begin : plan.outputBytes;
-    PlannedBatch batch{first, end, firstGroup, firstGroup, {}, 0, plan.modules[first].a.begin, outputEnd};
+    batch.outputEnd = end < plan.modules.size() ? plan.modules[end].a.begin
+                      : plan.extras.empty()     ? plan.outputBytes
+                                                : plan.extras.front().out.begin;
     while (batch.endGroup < plan.groups.size() && plan.groups[batch.endGroup].modules.front() < end)
       ++batch.endGroup;
-    layOutReads(std::span(plan.modules).subspan(first, end - first), batch);
+    layOutReads(piecesOf(std::span(plan.modules).subspan(first, end - first)), batch);
     plan.inputBytes += bytes;
     first = end;
     firstGroup = batch.endGroup;
+    plan.batches.push_back(std::move(batch));
+  }
+  for (size_t e = 0; e < plan.extras.size(); ++e) {
+    PlannedBatch batch;
+    batch.firstModule = first;
+    batch.endModule = first;
+    batch.firstGroup = batch.endGroup = firstGroup;
+    batch.firstExtra = e;
+    batch.endExtra = e + 1;
+    batch.outputBegin = plan.extras[e].out.begin;
+    batch.outputEnd = e + 1 < plan.extras.size() ? plan.extras[e + 1].out.begin : plan.outputBytes;
+    layOutReads(piecesOf(plan.extras[e]), batch);
     plan.batches.push_back(std::move(batch));
   }
 }

@@ -7,6 +7,7 @@
 
 #include "adapter/dialect.h"
 #include "base/random.h"
+#include "job/extras.h"
 #include "job/layout.h"
 #include "job/memory.h"
 #include "job/naming.h"
@@ -96,13 +97,11 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   const auto weights = readWeights(recipe, *plan.method, adapters);
   if (!weights) return weights.error();
 
-  for (const AdapterFile& adapter : adapters) {
-    if (Status carried = checkCarried(adapter); !carried) return carried.error();
-  }
   const auto named = nameModules(adapters, recipe, plan.notices);
   if (!named) return named.error();
   plan.dialect = named->dialect;
   plan.architecture = named->architecture;
+  if (Status sorted = planExtras(plan, adapters, *weights, named->areNative); !sorted) return sorted.error();
   auto modules = uniteModules(adapters, *named, recipe, *weights, plan.notices);
   if (!modules) return modules.error();
   plan.modules = std::move(*modules);

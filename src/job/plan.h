@@ -80,6 +80,7 @@ struct ReadRange {
 struct PlannedBatch {
   size_t firstModule = 0, endModule = 0;
   size_t firstGroup = 0, endGroup = 0;
+  size_t firstExtra = 0, endExtra = 0;      ///< none in a batch that has modules
   std::vector<ReadRange> reads;             ///< by adapter and offset
   uint64_t inputBytes = 0;                  ///< size of the input buffer
   uint64_t outputBegin = 0, outputEnd = 0;  ///< range of the output file that the batch fills
@@ -89,6 +90,29 @@ struct PlannedBatch {
 struct PlannedFiller {
   uint64_t at = 0;
   std::string bytes;
+};
+
+/// A piece of a tensor that is no factor (job/extras.h).
+struct PlannedExtra {
+  struct Source {
+    uint32_t adapter = 0;
+    TensorInfo tensor;  ///< `begin` and `end` are those of the piece
+    uint64_t at = 0;    ///< place in the batch's input buffer
+    double weight = 1;
+  };
+  Policy policy = Policy::First;
+  std::vector<Source> sources;
+  size_t tensor = 0;  ///< index into Plan::extraTensors
+  uint64_t firstElement = 0, elements = 0;
+  TensorInfo out;  ///< `begin` and `end` are those of the piece
+};
+
+/// What happens to a tensor, or a setting, that is no factor.
+struct ExtraFate {
+  uint32_t adapter = 0;
+  std::string tensor;  ///< empty: a setting of the config
+  ExtraKind kind = ExtraKind::Other;
+  Policy policy = Policy::Refuse;
 };
 
 /// A module that writes what the inputs of a group are made from.
@@ -108,26 +132,29 @@ struct Plan {
   Recipe recipe;
   Options options;
   DType dtype = DType::F32;
-  Dialect dialect = Dialect::Peft;     ///< of the output
-  std::string architecture;            ///< of a GGUF output's base model
-  std::vector<PlannedModule> modules;  ///< in file order
-  std::vector<PlannedGroup> groups;    ///< by their first module
-  bool ranksAreKnown = true;           ///< false: the ranks are the most that may come out of a survey
-  std::vector<PlannedBatch> batches;   ///< in file order
-  std::vector<PlannedFiller> fillers;  ///< by place; those in a batch's range are written with it
-  std::string header;                  ///< first bytes of the output's tensor file, alphas included
-  std::vector<TensorInfo> constants;   ///< tensors that lie in `header`: alphas
-  std::string config;                  ///< text of the output's config; empty where the dialect has none
-  uint64_t inputBytes = 0;             ///< factor bytes that will be read
-  uint64_t outputBytes = 0;            ///< size of the output's tensor file
-  uint64_t peakBytes = 0;              ///< data of the merge at its peak, beside the runtime's own memory
-  std::vector<std::string> notices;    ///< for people: what is left out, capped or doubtful
+  Dialect dialect = Dialect::Peft;       ///< of the output
+  std::string architecture;              ///< of a GGUF output's base model
+  std::vector<PlannedModule> modules;    ///< in file order
+  std::vector<PlannedGroup> groups;      ///< by their first module
+  bool ranksAreKnown = true;             ///< false: the ranks are the most that may come out of a survey
+  std::vector<PlannedBatch> batches;     ///< in file order
+  std::vector<PlannedFiller> fillers;    ///< by place; those in a batch's range are written with it
+  std::vector<PlannedExtra> extras;      ///< in file order, behind the modules
+  std::vector<TensorInfo> extraTensors;  ///< the tensors that they are pieces of
+  std::vector<ExtraFate> extraFates;     ///< by adapter
+  std::string header;                    ///< first bytes of the output's tensor file, alphas included
+  std::vector<TensorInfo> constants;     ///< tensors that lie in `header`: alphas
+  std::string config;                    ///< text of the output's config; empty where the dialect has none
+  uint64_t inputBytes = 0;               ///< factor bytes that will be read
+  uint64_t outputBytes = 0;              ///< size of the output's tensor file
+  uint64_t peakBytes = 0;                ///< data of the merge at its peak, beside the runtime's own memory
+  std::vector<std::string> notices;      ///< for people: what is left out, capped or doubtful
 };
 
 /// Checks that the adapters can be merged without loss, and lays out the work.
 /// `threads`: modules that are worked on at a time, for peakBytes. `ranks`: of each module, once they have
 /// been chosen from the data (ranksByRule); empty: as the recipe says. Errors: no_inputs, unknown_method,
-/// bad_option, bad_weights, bad_rank, rank_above_units, bad_dtype, bad_format, mixed_dialects,
+/// bad_option, bad_weights, bad_rank, rank_above_units, bad_dtype, bad_format, bad_policy, mixed_dialects,
 /// unsupported_tensors, unsupported_adapter, shape_mismatch, layout_mismatch, no_common_module,
 /// too_many_adapters, size_overflow.
 Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recipe, size_t threads,

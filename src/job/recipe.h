@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "adapter/base_model.h"
+#include "adapter/extra.h"
 #include "merge/options.h"
 
 namespace lego {
@@ -58,7 +59,9 @@ struct Recipe {
   std::string onnxNameA, onnxNameB;
   bool onnxMatMul = true;
   std::optional<BaseModel> base;  ///< of GGUF adapters, where it must be known
-  bool metadata = true;           ///< whether the file tells where it comes from
+  std::vector<std::pair<ExtraKind, Policy>>
+      policies;          ///< later ones count; otherwise what is no factor is refused
+  bool metadata = true;  ///< whether the file tells where it comes from
   std::vector<OptionValue> options;
   /// Units that are the first centroids of every module (LEGO): Lloyd's algorithm alone then runs from
   /// them, as in the reference implementations. For reproducing published runs; empty: search.

@@ -7,6 +7,7 @@
 #include "adapter/read_adapter.h"
 #include "base/limits.h"
 #include "format/container.h"
+#include "job/extras.h"
 #include "job/rank_rule.h"
 #include "tensor/convert.h"
 
@@ -182,6 +183,13 @@ Result<std::span<const std::byte>> Session::run(size_t index) {
     return {};
   });
   if (!done) return done.error();
+  for (size_t e = batch.firstExtra; e < batch.endExtra; ++e) {
+    const PlannedExtra& extra = plan_->extras[e];
+    Status made =
+        mergeExtra(extra, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)}, part(extra.out));
+    if (!made) return made.error();
+    for (const auto& source : extra.sources) context_.advance(source.tensor.end - source.tensor.begin);
+  }
   for (const PlannedFiller& filler : plan_->fillers) {
     if (filler.at >= batch.outputBegin && filler.at < batch.outputEnd)
       std::memcpy(output_.data() + (filler.at - batch.outputBegin), filler.bytes.data(), filler.bytes.size());

@@ -153,23 +153,6 @@ std::set<uint32_t> participants(std::span<const PlannedModule> modules) {
   return takePart;
 }
 
-Status checkCarried(const AdapterFile& adapter) {
-  const auto& unsupported = adapter.catalogue.unsupported;
-  if (unsupported.empty()) return {};
-  std::string text;
-  size_t shown = 0;
-  for (const Unsupported& item : unsupported) {
-    if (shown++ == 3) break;
-    text +=
-        (text.empty() ? "" : "; ") + (item.tensor.empty() ? "" : shownName(item.tensor) + ": ") + item.reason;
-  }
-  if (unsupported.size() > 3) text += "; and " + std::to_string(unsupported.size() - 3) + " more";
-  const bool byConfig = unsupported.front().tensor.empty();
-  return failAt(byConfig ? Code::unsupportedAdapter : Code::unsupportedTensors,
-                "merging would lose what this version cannot carry: " + text, adapter,
-                unsupported.front().tensor);
-}
-
 Result<std::vector<double>> readWeights(const Recipe& recipe, const MethodInfo& method,
                                         std::span<const AdapterFile> adapters) {
   std::vector<double> weights = recipe.weights;
@@ -265,6 +248,12 @@ Result<AdapterInfo> uniteInfo(std::span<const AdapterFile> adapters, std::span<c
       if (united->baseModel.empty()) united->baseModel = info.baseModel;
     }
     if (info.taskType != united->taskType) united->taskType.clear();
+    for (const std::string& module : info.modulesToSave) {
+      if (std::ranges::find(united->modulesToSave, module) == united->modulesToSave.end())
+        united->modulesToSave.push_back(module);
+    }
+    // "all" covers "lora_only", which covers "none".
+    if (info.bias == "all" || united->bias.empty() || united->bias == "none") united->bias = info.bias;
     if (info.revision != united->revision) united->revision.clear();
     if (!info.targetSuffixes) {
       united->targetSuffixes.reset();

@@ -20,9 +20,6 @@ std::string counted(size_t count, const std::string& noun);
 /// Indices of the adapters that take part in at least one module.
 std::set<uint32_t> participants(std::span<const PlannedModule> modules);
 
-/// Refuses what merging would lose. Errors: unsupported_tensors, unsupported_adapter.
-Status checkCarried(const AdapterFile& adapter);
-
 /// The recipe's weights, one for each adapter, checked. Errors: bad_weights.
 Result<std::vector<double>> readWeights(const Recipe& recipe, const MethodInfo& method,
                                         std::span<const AdapterFile> adapters);

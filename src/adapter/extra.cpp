@@ -1,0 +1,47 @@
+#include "adapter/extra.h"
+
+#include <algorithm>
+
+namespace lego {
+namespace {
+
+constexpr ExtraInfo kKinds[] = {
+    {ExtraKind::Dora, "dora", "DoRA magnitudes (lora_magnitude_vector, dora_scale)", false},
+    {ExtraKind::LoraBias, "lora_bias", "biases of lora_B", false},
+    {ExtraKind::Bias, "bias", "trained biases", true},
+    {ExtraKind::ModulesToSave, "modules_to_save", "weights that were trained in full", true},
+    {ExtraKind::Diff, "diff", "differences of biases and normalisations (.diff, .diff_b)", true},
+    {ExtraKind::Norm, "norm", "trained normalisations (w_norm, b_norm)", true},
+    {ExtraKind::Embedding, "embedding", "embeddings that come along (bundle_emb)", true},
+    {ExtraKind::Other, "other", "everything else that is no factor", false},
+};
+
+constexpr std::pair<Policy, const char*> kPolicies[] = {{Policy::Refuse, "refuse"},
+                                                        {Policy::Drop, "drop"},
+                                                        {Policy::First, "first"},
+                                                        {Policy::Average, "average"},
+                                                        {Policy::Sum, "sum"}};
+
+}  // namespace
+
+std::span<const ExtraInfo> extraKinds() { return kKinds; }
+
+const ExtraInfo& infoOf(ExtraKind kind) { return *std::ranges::find(kKinds, kind, &ExtraInfo::kind); }
+
+std::optional<ExtraKind> extraKindOf(std::string_view name) {
+  const auto found =
+      std::ranges::find(kKinds, name, [](const ExtraInfo& info) { return std::string_view(info.name); });
+  return found == std::end(kKinds) ? std::nullopt : std::optional(found->kind);
+}
+
+const char* nameOf(Policy policy) {
+  return std::ranges::find(kPolicies, policy, [](const auto& entry) { return entry.first; })->second;
+}
+
+std::optional<Policy> policyOf(std::string_view name) {
+  const auto found =
+      std::ranges::find(kPolicies, name, [](const auto& entry) { return std::string_view(entry.second); });
+  return found == std::end(kPolicies) ? std::nullopt : std::optional(found->first);
+}
+
+}  // namespace lego

@@ -1,0 +1,161 @@
+#include "job/extras.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "adapter/dialect.h"
+#include "job/unite.h"
+#include "tensor/convert.h"
+
+namespace lego {
+namespace {
+
+// Elements of one piece: a few megabytes for each adapter, whatever the size of an embedding.
+constexpr uint64_t kPieceElements = 1 << 20;
+
+Error fail(Code code, std::string detail) { return {code, std::move(detail), {}, {}, {}}; }
+
+Policy policyFor(const Recipe& recipe, ExtraKind kind) {
+  Policy policy = Policy::Refuse;
+  for (const auto& [asked, wanted] : recipe.policies) {
+    if (asked == kind) policy = wanted;
+  }
+  return policy;
+}
+
+Error refusal(const AdapterFile& adapter, std::span<const Unsupported* const> refused) {
+  std::string text;
+  for (const Unsupported* item : refused.first(std::min<size_t>(refused.size(), 3)))
+    text += (text.empty() ? "" : "; ") + (item->tensor.empty() ? "" : shownName(item->tensor) + ": ") +
+            item->reason;
+  if (refused.size() > 3) text += "; and " + std::to_string(refused.size() - 3) + " more";
+  const Unsupported& first = *refused.front();
+  return failAt(first.tensor.empty() ? Code::unsupportedAdapter : Code::unsupportedTensors,
+                "merging would lose what is no LoRA factor: " + text + " (a policy for '" +
+                    infoOf(first.kind).name + "' says what to do with it)",
+                adapter, first.tensor);
+}
+
+/// One tensor of the output, from those of the same name.
+struct Kept {
+  ExtraKind kind = ExtraKind::Other;
+  Policy policy = Policy::Drop;
+  std::vector<std::pair<uint32_t, const TensorInfo*>> sources;  // by adapter
+};
+
+Status addPieces(Plan& plan, const std::string& name, const Kept& kept, std::span<const AdapterFile> adapters,
+                 std::span<const double> weights) {
+  const auto& [firstAdapter, first] = kept.sources.front();
+  const auto sources = std::span(kept.sources).first(kept.policy == Policy::First ? 1 : kept.sources.size());
+  double sum = 0;
+  DType dtype = first->dtype;
+  for (const auto& [adapter, tensor] : sources) {
+    if (tensor->shape != first->shape)
+      return failAt(Code::shapeMismatch,
+                    "has another shape than in " + shownName(adapters[firstAdapter].file), adapters[adapter],
+                    name);
+    if (kept.policy != Policy::First && !isFactorDtype(tensor->dtype))
+      return failAt(Code::unsupportedDtype,
+                    "values of " + std::string(nameOf(tensor->dtype)) + " cannot be averaged or added",
+                    adapters[adapter], name);
+    if (tensor->dtype != dtype) dtype = DType::F32;
+    sum += weights[adapter];
+  }
+  if (kept.policy != Policy::First && isFloat8(dtype)) dtype = DType::F16;
+  if (kept.policy == Policy::Average && (sum == 0 || !std::isfinite(sum)))
+    return fail(Code::badWeights,
+                "the weights of the adapters that have " + shownName(name) + " add up to zero");
+
+  PlannedExtra whole;
+  whole.policy = kept.policy;
+  whole.out = {name, dtype, first->shape, 0, 0};
+  uint64_t elements = 1;
+  for (const uint64_t side : first->shape) elements *= side;
+  plan.extraTensors.push_back(whole.out);
+  // Pieces need elements of whole bytes; those of 4 and 6 bits go through as one.
+  const bool canBeCut = bitsOf(dtype) % 8 == 0 && bitsOf(first->dtype) % 8 == 0;
+  const uint64_t step = canBeCut ? kPieceElements : std::max<uint64_t>(elements, 1);
+  for (uint64_t at = 0; at == 0 || at < elements; at += step) {
+    PlannedExtra piece = whole;
+    piece.tensor = plan.extraTensors.size() - 1;
+    piece.firstElement = at;
+    piece.elements = std::min(step, elements - at);
+    for (const auto& [adapter, tensor] : sources) {
+      PlannedExtra::Source source{adapter, *tensor, 0,
+                                  kept.policy == Policy::Average ? weights[adapter] / sum : weights[adapter]};
+      if (canBeCut) {
+        source.tensor.begin += at * (bitsOf(tensor->dtype) / 8);
+        source.tensor.end = source.tensor.begin + piece.elements * (bitsOf(tensor->dtype) / 8);
+      }
+      plan.inputBytes += source.tensor.end - source.tensor.begin;
+      piece.sources.push_back(std::move(source));
+    }
+    plan.extras.push_back(std::move(piece));
+  }
+  return {};
+}
+
+}  // namespace
+
+Status planExtras(Plan& plan, std::span<const AdapterFile> adapters, std::span<const double> weights,
+                  bool areNative) {
+  for (const auto& [kind, policy] : plan.recipe.policies) {
+    if (infoOf(kind).canBeKept || policy == Policy::Refuse || policy == Policy::Drop) continue;
+    return fail(Code::badPolicy,
+                std::string(infoOf(kind).name) + " can only be refused or dropped, not " + nameOf(policy));
+  }
+  std::map<std::string, Kept> kept;
+  for (uint32_t i = 0; i < adapters.size(); ++i) {
+    std::vector<const Unsupported*> refused;
+    size_t dropped = 0;
+    for (const Unsupported& item : adapters[i].catalogue.unsupported) {
+      const Policy policy = policyFor(plan.recipe, item.kind);
+      plan.extraFates.push_back({i, item.tensor, item.kind, policy});
+      if (policy == Policy::Refuse) refused.push_back(&item);
+      if (policy == Policy::Drop) ++dropped;
+      if (policy == Policy::Refuse || policy == Policy::Drop || !item.place || weights[i] == 0) continue;
+      Kept& own = kept[item.tensor];
+      own.kind = item.kind;
+      own.policy = policy;
+      own.sources.emplace_back(i, &*item.place);
+    }
+    if (!refused.empty()) return refusal(adapters[i], refused);
+    if (dropped > 0)
+      plan.notices.push_back(counted(dropped, "tensor or setting") + " of " + shownName(adapters[i].label) +
+                             ", none of them LoRA factors, left out as asked");
+  }
+  for (const auto& [name, own] : kept) {
+    if (!areNative || infoOf(plan.dialect).file != FileKind::Safetensors)
+      return fail(Code::badFormat, "the tensor " + shownName(name) + " has no known name in the format " +
+                                       infoOf(plan.dialect).name + "; drop it, or keep the adapters' format");
+    if (Status added = addPieces(plan, name, own, adapters, weights); !added) return added;
+  }
+  return {};
+}
+
+Status mergeExtra(const PlannedExtra& extra, std::span<const AdapterFile> adapters,
+                  std::span<const std::byte> input, std::span<std::byte> output) {
+  if (extra.policy == Policy::First) {
+    if (!output.empty()) std::memcpy(output.data(), input.data() + extra.sources.front().at, output.size());
+    return {};
+  }
+  const auto count = static_cast<size_t>(extra.elements);
+  std::vector<double> sum(count, 0.0);
+  std::vector<float> values(count);
+  for (const PlannedExtra::Source& source : extra.sources) {
+    toFloat(source.tensor.dtype, input.data() + source.at, count, values.data());
+    for (size_t i = 0; i < count; ++i) sum[i] += source.weight * values[i];
+  }
+  for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(sum[i]);
+  if (const uint32_t largest = maxMagnitudeBits(values.data(), count); largest >= 0x7F800000u) {
+    const AdapterFile& first = adapters[extra.sources.front().adapter];
+    return failAt(Code::notFinite, "the tensor, averaged or added up, holds NaN or infinity", first,
+                  extra.out.name);
+  }
+  fromFloat(extra.out.dtype, values.data(), count, output.data());
+  return {};
+}
+
+}  // namespace lego
