@@ -125,7 +125,7 @@ class SessionHandle {
       value.bytes += static_cast<double>(bytesOf(module));
     }
     for (const Unsupported& item : adapter.catalogue.unsupported)
-      value.unsupported.push_back({item.tensor, item.reason});
+      value.unsupported.push_back({item.tensor, item.reason, infoOf(item.kind).name});
     for (const ReadRange& read : session_.alphaReads()) value.alphas.push_back(readValue(read));
     return value;
   }
@@ -166,6 +166,8 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   register_type<std::vector<ModuleRankValue>>("ModuleRankValue[]");
   register_type<std::vector<CodeValue>>("CodeValue[]");
   register_type<std::vector<FormatValue>>("FormatValue[]");
+  register_type<std::vector<ExtraValue>>("ExtraValue[]");
+  register_type<std::vector<ExtraKindValue>>("ExtraKindValue[]");
   register_type<std::vector<OptionInfoValue>>("OptionInfoValue[]");
   register_type<std::vector<MethodValue>>("MethodValue[]");
 
@@ -196,7 +198,8 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("scale", &ModuleValue::scale);
   value_object<UnsupportedValue>("UnsupportedValue")
       .field("tensor", &UnsupportedValue::tensor)
-      .field("reason", &UnsupportedValue::reason);
+      .field("reason", &UnsupportedValue::reason)
+      .field("kind", &UnsupportedValue::kind);
   value_object<AdapterValue>("AdapterValue")
       .field("error", &AdapterValue::error)
       .field("label", &AdapterValue::label)
@@ -234,6 +237,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("onnxMatMul", &RecipeValue::onnxMatMul)
       .field("metadata", &RecipeValue::metadata)
       .field("keepScales", &RecipeValue::keepScales)
+      .field("policies", &RecipeValue::policies)
       .field("options", &RecipeValue::options);
   value_object<PlannedModuleValue>("PlannedModuleValue")
       .field("path", &PlannedModuleValue::path)
@@ -260,6 +264,15 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("shape", &TensorValue::shape)
       .field("begin", &TensorValue::begin)
       .field("end", &TensorValue::end);
+  value_object<ExtraValue>("ExtraValue")
+      .field("adapter", &ExtraValue::adapter)
+      .field("tensor", &ExtraValue::tensor)
+      .field("kind", &ExtraValue::kind)
+      .field("policy", &ExtraValue::policy);
+  value_object<ExtraKindValue>("ExtraKindValue")
+      .field("name", &ExtraKindValue::name)
+      .field("sentence", &ExtraKindValue::sentence)
+      .field("canBeKept", &ExtraKindValue::canBeKept);
   value_object<PlanValue>("PlanValue")
       .field("error", &PlanValue::error)
       .field("method", &PlanValue::method)
@@ -276,6 +289,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("outputBytes", &PlanValue::outputBytes)
       .field("peakBytes", &PlanValue::peakBytes)
       .field("notices", &PlanValue::notices)
+      .field("extras", &PlanValue::extras)
       .field("fileSizes", &PlanValue::fileSizes);
   value_object<InputReportValue>("InputReportValue")
       .field("adapter", &InputReportValue::adapter)
@@ -355,5 +369,6 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   emscripten::function("headerNeeds", &headerNeedsValue);
   emscripten::function("errorCodes", &errorCodes);
   emscripten::function("formatTable", &formatTable);
+  emscripten::function("extraTable", &extraTable);
   emscripten::function("methodTable", &methodTable);
 }

@@ -62,7 +62,7 @@ struct ModuleValue {
 };
 
 struct UnsupportedValue {
-  std::string tensor, reason;
+  std::string tensor, reason, kind;
 };
 
 struct ReadValue {
@@ -112,10 +112,10 @@ struct RecipeValue {
   std::string dtype, format, onnxNameA, onnxNameB;
   bool onnxMatMul = true;
   bool metadata = true, keepScales = false;
-  std::vector<OptionText> options;
+  std::vector<OptionText> policies, options;
 };
 
-/// Errors: bad_rank, for a rule that is none.
+/// Errors: bad_rank, for a rule that is none; bad_policy.
 inline Result<Recipe> recipeOf(const RecipeValue& value) {
   Recipe recipe;
   recipe.method = value.method;
@@ -134,6 +134,13 @@ inline Result<Recipe> recipeOf(const RecipeValue& value) {
   recipe.onnxNameA = value.onnxNameA;
   recipe.onnxNameB = value.onnxNameB;
   recipe.onnxMatMul = value.onnxMatMul;
+  for (const auto& [name, wanted] : value.policies) {
+    const auto kind = extraKindOf(name);
+    const auto policy = policyOf(wanted);
+    if (!kind || !policy)
+      return Error{Code::badPolicy, "there is no policy " + shownName(name + "=" + wanted), {}, {}, {}};
+    recipe.policies.emplace_back(*kind, *policy);
+  }
   recipe.metadata = value.metadata;
   recipe.keepScales = value.keepScales;
   for (const auto& option : value.options) recipe.options.push_back({option.name, option.value});
@@ -159,6 +166,11 @@ struct TensorValue {
   double begin = 0, end = 0;
 };
 
+struct ExtraValue {
+  uint32_t adapter = 0;
+  std::string tensor, kind, policy;
+};
+
 struct PlanValue {
   ErrorValue error;
   std::string method, dtype, format, tensorFile, configFile, config;
@@ -168,6 +180,7 @@ struct PlanValue {
   std::vector<TensorValue> tensors;
   double inputBytes = 0, outputBytes = 0, peakBytes = 0;
   std::vector<std::string> notices;
+  std::vector<ExtraValue> extras;  ///< what is no factor, and what happens to it
   std::vector<double> fileSizes;  ///< of the adapters' tensor files
 };
 
@@ -284,6 +297,9 @@ inline PlanValue planValue(const Plan& plan, std::span<const AdapterFile> adapte
   value.outputBytes = static_cast<double>(plan.outputBytes);
   value.peakBytes = static_cast<double>(plan.peakBytes);
   value.notices = plan.notices;
+  for (const TensorInfo& tensor : plan.extraTensors) value.tensors.push_back(tensorValue(tensor));
+  for (const ExtraFate& fate : plan.extraFates)
+    value.extras.push_back({fate.adapter, fate.tensor, infoOf(fate.kind).name, nameOf(fate.policy)});
   for (const AdapterFile& adapter : adapters)
     value.fileSizes.push_back(static_cast<double>(adapter.fileSize));
   return value;
@@ -309,6 +325,16 @@ inline std::vector<FormatValue> formatTable() {
   std::vector<FormatValue> table;
   for (const DialectInfo& info : dialects())
     table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "", info.isRead});
+  return table;
+}
+
+struct ExtraKindValue {
+  std::string name, sentence;
+  bool canBeKept = false;
+};
+inline std::vector<ExtraKindValue> extraTable() {
+  std::vector<ExtraKindValue> table;
+  for (const ExtraInfo& info : extraKinds()) table.push_back({info.name, info.sentence, info.canBeKept});
   return table;
 }
 

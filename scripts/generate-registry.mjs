@@ -19,6 +19,7 @@ const boundsOf = option => (option.type === 'choice' ? '' : ` From ${option.mini
 const codes = core.errorCodes()
 const methods = core.methodTable()
 const formats = core.formatTable()
+const extras = core.extraTable()
 const names = methods.flatMap(method => [method.name, ...method.aliases])
 
 /** One entry for each option, whichever methods have it: they agree about its type. */
@@ -73,6 +74,12 @@ export interface FormatInfo {
 
 /** Every file format. */
 export const formats: readonly FormatInfo[] = ${JSON.stringify(formats, null, 2)}
+
+/** Kinds of tensors that are no LoRA factors. */
+export type ExtraKind = ${extras.map(({ name }) => quote(name)).join(' | ')}
+
+/** Every kind, and whether its tensors can be written as they are; otherwise they are refused or dropped. */
+export const extraKinds: readonly { readonly name: ExtraKind; readonly sentence: string; readonly canBeKept: boolean }[] = ${JSON.stringify(extras, null, 2)}
 
 /** Names of the merge methods. */
 export type MethodName = ${names.map(quote).join(' | ')}

@@ -3,11 +3,11 @@
 
 import { comparisonOf, type Comparison } from './comparison.js'
 import { MergeError } from './error.js'
-import { formats, methods, version, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
+import { extraKinds, formats, methods, version, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
 import { resolveBase, resolveInput, type MergeInput, type Source } from './input.js'
 import { Lane, type CallOptions } from './lane.js'
 import type { Platform } from './platform.js'
-import type { AdapterData, Job, OnnxLayout, PlanData, Progress } from './protocol.js'
+import type { AdapterData, Job, OnnxLayout, PlanData, Policies, Progress } from './protocol.js'
 import { resultOf, type MergeResult } from './result.js'
 import type { OutputReference } from './sink.js'
 
@@ -34,6 +34,8 @@ export interface Recipe extends MethodOptions {
    * others, need its architecture and its number of heads. In Node also a path, of a model's folder too.
    */
   readonly base?: Source
+  /** What happens to tensors that are no LoRA factors, by their kind. Default: all are refused. */
+  readonly policies?: Policies
   /** Format onnx: names and shapes of the graph's inputs. */
   readonly onnx?: OnnxLayout
   /**
@@ -44,7 +46,7 @@ export interface Recipe extends MethodOptions {
 }
 
 /** How an adapter is to be converted. */
-export interface Conversion extends Pick<Recipe, 'dtype' | 'metadata' | 'base' | 'onnx'> {
+export interface Conversion extends Pick<Recipe, 'dtype' | 'metadata' | 'base' | 'onnx' | 'policies'> {
   readonly format: FormatName
 }
 
@@ -202,7 +204,7 @@ export function defineApi(platform: Platform): Api {
 async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
   const given: unknown = inputs
   if (!Array.isArray(given)) throw new MergeError({ code: 'bad_input', message: 'the inputs must be a list, one entry for each adapter' })
-  const { method = defaultMethod, rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', format = 'same', base, onnx = {}, metadata = true, ...options } = recipe
+  const { method = defaultMethod, rank, maxRank, moduleRanks = {}, seed = 0, scale = 1, dtype = 'same', format = 'same', base, onnx = {}, policies = {}, metadata = true, ...options } = recipe
   const rankRule = rankRuleOf(rank)
   if (maxRank !== undefined && rankRule.kind === 'fixed') throw new MergeError({ code: 'bad_rank', message: 'maxRank limits a rank rule; a rank that is a number needs none' })
   if (!(Number.isSafeInteger(seed) && seed >= 0)) throw new MergeError({ code: 'bad_option', message: `seed must be a whole number from 0 to 2^53 - 1, not ${seed}` })
@@ -221,6 +223,7 @@ async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: 
     dtype: String(dtype),
     format: String(format),
     onnx,
+    policies,
     ...(base !== undefined && { base: await resolveBase(platform, base) }),
     metadata: Boolean(metadata),
     keepScales: false,
@@ -244,4 +247,4 @@ function rankRuleOf(rank: Recipe['rank']): Job['rankRule'] {
   return { kind: entry[0], value: entry[1] }
 }
 
-export { formats, methods, version, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions, type OnnxLayout, type Progress }
+export { extraKinds, formats, methods, version, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions, type OnnxLayout, type Policies, type Progress }

@@ -3,7 +3,7 @@
 
 import type { ErrorData } from './error.js'
 import type { AdapterValue, ModuleRankValue, ModuleWeightValue, PlanValue, ReportValue, SurveyValue, TensorValue } from './generated/core-single.mjs'
-import type { MethodName, MethodOptions } from './generated/registry.js'
+import type { ExtraKind, MethodName, MethodOptions } from './generated/registry.js'
 import type { FileReference } from './source.js'
 import type { OutputReference, SinkResult } from './sink.js'
 
@@ -22,6 +22,12 @@ export interface OnnxLayout {
   readonly layout?: 'matmul' | 'peft'
 }
 
+/**
+ * What happens to tensors that are no LoRA factors, by their kind. `refuse`: the merge is refused; `drop`: they are left
+ * out; `first`: that of the first adapter; `average`, `sum`: over the adapters that have it, by their weights.
+ */
+export type Policies = { readonly [K in ExtraKind]?: 'refuse' | 'drop' | 'first' | 'average' | 'sum' }
+
 /** A recipe with nothing left to default, and its inputs. */
 export interface Job {
   readonly adapters: readonly AdapterReference[]
@@ -37,6 +43,7 @@ export interface Job {
   readonly dtype: string
   readonly format: string
   readonly onnx: OnnxLayout
+  readonly policies: Policies
   /** The base model's config.json or GGUF file. */
   readonly base?: FileReference
   /** Whether the written file tells where it comes from. */

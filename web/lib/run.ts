@@ -154,6 +154,7 @@ function makePlan(session: Session, job: Job): CheckedPlan {
       onnxMatMul: job.onnx.layout !== 'peft',
       metadata: job.metadata,
       keepScales: job.keepScales,
+      policies: Object.entries(job.policies).map(([name, value]) => ({ name, value: String(value) })),
       options,
     }),
   )

@@ -2,7 +2,7 @@
 
 import { basename, resolve } from 'node:path'
 import { CommanderError, InvalidArgumentError, Option, type Command } from 'commander'
-import { methods, type MethodOptions, type RankRule, type Recipe, type WeightedInput } from './index.js'
+import { extraKinds, methods, type MethodOptions, type Policies, type RankRule, type Recipe, type WeightedInput } from './index.js'
 
 export interface CommonFlags {
   json?: boolean
@@ -61,9 +61,9 @@ function bytes(text: string): number {
 }
 
 /** Splits `left=value` at the last `=`. */
-function assignment(text: string): [string, string] {
+function assignment(text: string, form = 'PATTERN=NUMBER'): [string, string] {
   const at = text.lastIndexOf('=')
-  if (at < 1) throw new InvalidArgumentError('It must have the form PATTERN=NUMBER.')
+  if (at < 1) throw new InvalidArgumentError(`It must have the form ${form}.`)
   return [text.slice(0, at), text.slice(at + 1)]
 }
 
@@ -85,6 +85,13 @@ export function onnxNames(text: string): [string, string] {
   const names = text.split(',')
   if (names.length !== 2 || !names.every(name => name.includes('{module}'))) throw new InvalidArgumentError('It must be two names with {module} in them, separated by a comma.')
   return names as [string, string]
+}
+
+export function policies(text: string, earlier: Policies = {}): Policies {
+  const [kind, what] = assignment(text, 'KIND=WHAT')
+  if (!extraKinds.some(({ name }) => name === kind)) throw new InvalidArgumentError(`There is no kind ${kind}.`)
+  if (!['refuse', 'drop', 'first', 'average', 'sum'].includes(what)) throw new InvalidArgumentError('It must be refuse, drop, first, average or sum.')
+  return { ...earlier, [kind]: what }
 }
 
 export function dtypeOption(): Option {

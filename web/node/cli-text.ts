@@ -56,8 +56,8 @@ export function inspectionText(found: Inspection): string {
       ['weights', bytesText(found.bytes)],
     ]) +
     bullets(
-      'cannot be merged without losing',
-      found.unsupported.map(({ tensor, reason }) => (tensor ? `${tensor}: ${reason}` : reason)),
+      'no LoRA factors, which are refused unless a policy says otherwise',
+      found.unsupported.map(({ tensor, reason, kind }) => `${tensor ? `${tensor}: ` : ''}${reason} (policy ${kind})`),
     ) +
     bullets('note', found.notices)
   )
@@ -75,6 +75,10 @@ export function planText(plan: MergePlan): string {
       ['writes', `${plan.ranksAreKnown ? '' : 'at most '}${bytesText(plan.outputBytes)}`],
       ['memory', `${bytesText(plan.peakBytes)} beside Node itself`],
     ]) +
+    bullets(
+      'no LoRA factors',
+      plan.extras.map(({ adapter, tensor, kind, policy }) => `adapter ${adapter + 1}: ${tensor || 'a setting of its config'} (${kind}): ${policy}`),
+    ) +
     bullets('note', plan.notices)
   )
 }

@@ -4,9 +4,9 @@
 
 import { writeFile } from 'node:fs/promises'
 import { Command, CommanderError, Option } from 'commander'
-import { createMerger, formats, MergeError, methods, version, type Comparison, type FormatName, type MergeReport, type Inspection, type MergeOptions, type Merger, type MergeResult, type Recipe, type WeightedInput } from './index.js'
+import { createMerger, extraKinds, formats, MergeError, methods, version, type Comparison, type FormatName, type MergeReport, type Inspection, type MergeOptions, type Merger, type MergeResult, type Policies, type Recipe, type WeightedInput } from './index.js'
 import { messageOf } from '../lib/error.js'
-import { dtypeOption, inputsOf, onnxNames, recipeOf, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
+import { dtypeOption, inputsOf, onnxNames, policies, recipeOf, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
 import { comparisonText, convertText, formatsText, inspectionText, mergeText, methodsText, planText } from './cli-text.js'
 import { progressBar } from './progress-bar.js'
 
@@ -15,6 +15,7 @@ interface OutputFlags extends CommonFlags {
   report?: string
   format: 'same' | FormatName
   base?: string
+  policy?: Policies
   onnxNames?: [string, string]
   onnxLayout: 'matmul' | 'peft'
   metadata: boolean
@@ -53,6 +54,7 @@ function withOutput(command: Command): Command {
     .requiredOption('-o, --output <path>', 'folder for the result, or, for formats of one file, a name in .safetensors, .gguf or .onnx_adapter; it appears only when it is complete')
     .addOption(formatOption())
     .addOption(baseOption())
+    .addOption(policyOption())
     .option('--onnx-names <a,b>', "format onnx: what the graph's inputs are called, with {module} for a module's path (default: {module}.lora_A.weight,{module}.lora_B.weight)", onnxNames)
     .addOption(new Option('--onnx-layout <layout>', 'format onnx: A (in x rank) and B (rank x out), or as PEFT has them').choices(['matmul', 'peft']).default('matmul'))
     .option('--no-metadata', 'leave out where the result comes from: the metadata that the inputs share, and the recipe')
@@ -93,8 +95,15 @@ async function writeResult(flags: OutputFlags, text: (output: string, report: Me
   })
 }
 
-function formatOf({ format, base }: Pick<OutputFlags, 'format' | 'base'>): Pick<Recipe, 'format' | 'base'> {
-  return { format, ...(base !== undefined && { base }) }
+type FormatFlags = Pick<OutputFlags, 'format' | 'base' | 'policy'>
+
+function formatOf({ format, base, policy }: FormatFlags): Pick<Recipe, 'format' | 'base' | 'policies'> {
+  return { format, ...(base !== undefined && { base }), ...(policy && { policies: policy }) }
+}
+
+function policyOption(): Option {
+  const kinds = extraKinds.map(({ name }) => name).join(', ')
+  return new Option('--policy <kind=what>', `what happens to tensors that are no LoRA factors, and otherwise refused (${kinds}): drop, first, average or sum; may be repeated`).argParser(policies)
 }
 
 /** What only commands that write take. */
@@ -134,9 +143,9 @@ function defineProgram(): Command {
     .argument('<adapter>', 'folder or tensor file')
     .addOption(dtypeOption())
     .action((adapter: string, flags: ConvertFlags) => {
-      const { format, base, dtype } = flags
+      const { format, dtype } = flags
       if (format === 'same') throw usageError('format', 'convert needs --format')
-      return writeResult(flags, convertText, (merger, options) => merger.convert(adapter, { format, ...writingOf(flags), ...(base !== undefined && { base }), ...(dtype && { dtype }) }, options))
+      return writeResult(flags, convertText, (merger, options) => merger.convert(adapter, { ...formatOf(flags), format, ...writingOf(flags), ...(dtype && { dtype }) }, options))
     })
 
   withHeadersOnly(withWeights(withRecipe(program.command('plan'), everyMethod, everyMethod[0] as string)))
@@ -144,7 +153,8 @@ function defineProgram(): Command {
     .argument('<adapters...>', 'folders or tensor files')
     .addOption(formatOption())
     .addOption(baseOption())
-    .action((adapters: string[], flags: RecipeFlags & LookFlags & Pick<OutputFlags, 'format' | 'base'>) =>
+    .addOption(policyOption())
+    .action((adapters: string[], flags: RecipeFlags & LookFlags & FormatFlags) =>
       withMerger(flags, async (merger, signal) => {
         const inputs = inputsOf(adapters, flags)
         const plan = await merger.plan(inputs, { ...recipeOf(flags), ...formatOf(flags) }, { signal })

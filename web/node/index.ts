@@ -18,8 +18,8 @@ export const merge = api.merge
 /** Writes an adapter in another format. See Merger.convert. */
 export const convert = api.convert
 
-export { formats, methods, version } from '../lib/api.js'
-export type { Conversion, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Progress, RankRule, Recipe } from '../lib/api.js'
+export { extraKinds, formats, methods, version } from '../lib/api.js'
+export type { Conversion, ExtraKind, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Policies, Progress, RankRule, Recipe } from '../lib/api.js'
 export type { Advice, Reason } from '../lib/advice.js'
 export type { Comparison, ModuleComparison, Relations } from '../lib/comparison.js'
 export { errorCodes, MergeError } from '../lib/error.js'
