@@ -224,6 +224,25 @@ TEST_P(EveryDialect, HoldsAMergeOfItsOwn) {
   }
 }
 
+/// A module as the dialect's keys begin with it.
+std::string frontOf(Dialect dialect) {
+  return (dialect == Dialect::Peft ? "base_model.model." : "") + pathsOf(dialect)[0];
+}
+
+TEST_P(EveryDialect, HasKeysForEmbeddingsOnlyAsPeft) {
+  const std::string path = frontOf(GetParam());
+  for (const char* suffix : {".lora_embedding_A", ".lora_embedding_B"})
+    EXPECT_EQ(parseKey(GetParam(), path + suffix).has_value(), GetParam() == Dialect::Peft) << suffix;
+}
+
+TEST_P(EveryDialect, HasLycorisKeysWhereProgramsWriteThem) {
+  const bool expected =
+      GetParam() == Dialect::Kohya || GetParam() == Dialect::Diffusers || GetParam() == Dialect::Comfy;
+  const std::string path = frontOf(GetParam());
+  for (const char* suffix : {".hada_w1_a", ".lokr_w2_b", ".lora_mid.weight", ".diff"})
+    EXPECT_EQ(parseKey(GetParam(), path + suffix).has_value(), expected) << suffix;
+}
+
 /// What kohya trains of an SD1 text encoder and UNet, and the same modules as diffusers names them.
 std::vector<std::pair<std::string, std::string>> sdNames() {
   return {{"lora_te_text_model_encoder_layers_0_mlp_fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"},
