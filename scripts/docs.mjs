@@ -129,6 +129,7 @@ const noResiduals = cell('DoRA, OFT, norms and biases are refused', 'Lycoris.Wha
 /** What the table of dialects does not say, or not alone: each cell with the tests that show it. Cells without tests are errors. */
 const formatCells = {
   peft: {
+    told: '`base_model.model.*.lora_A.weight`',
     scale: ['Peft.ScaleFollowsConfigAndPatterns'],
     convolution: yes('Peft.ResolvesLinearConvolutionAndEmbedding', 'convolutions > are read and written as they are: peft'),
     embedding: yes('Session.KeepsConvolutionsAndEmbeddings'),
@@ -136,34 +137,40 @@ const formatCells = {
     limits: [cell('DoRA, biases, fully trained modules and pairs of experts are refused', 'Peft.ListsWhatItCannotCarry')],
   },
   kohya: {
-    scale: ['Dialects.AlphasThatGiveNoScaleAreRefused'],
+    told: '`lora_unet_*.lora_down.weight` and the like, no dots before the ending',
+    scale: ['EveryDialect.IsReadAsTheDeltasThatItsSpecificationGives/kohya', 'Dialects.AlphasThatGiveNoScaleAreRefused'],
     convolution: convolutions('kohya'),
     lycoris: lycoris('kohya'),
     limits: [noResiduals, notFused('kohya')],
   },
   diffusers: {
+    told: '`unet.`, `transformer.`, `text_encoder.` and the like in front',
     scale: ['Dialects.DiffusersOwnConfigGivesScales'],
     convolution: convolutions('diffusers'),
     lycoris: lycoris('diffusers'),
-    limits: [cell('old and middle names are written as current ones', 'Dialects.OldNamesOfDiffusersAreThoseOfToday')],
+    limits: [cell('old and middle names are read as current ones', 'Dialects.OldNamesOfDiffusersAreThoseOfToday')],
   },
   comfy: {
+    told: '`diffusion_model.`, `text_encoders.`, `double_blocks.` and the like in front',
     scale: ['EveryDialect.IsReadAsTheDeltasThatItsSpecificationGives/comfy'],
     convolution: convolutions('comfy'),
     lycoris: lycoris('comfy'),
     limits: [notFused('comfy')],
   },
   xlabs: {
+    told: '`*.processor.qkv_lora1.down.weight`',
     convolution: no('convolutions > are refused where a format has none: xlabs'),
     lycoris: noLycoris('xlabs'),
     limits: [onlyItself('xlabs'), cell('read as diffusers’ modules', 'names > of XLabs come out split as diffusers has them, exactly')],
   },
   control_lora: {
+    told: '`input_blocks.*.down` and the like',
     convolution: convolutions('control_lora'),
     lycoris: noLycoris('control_lora'),
     limits: [onlyItself('control_lora'), cell('merged with its own kind only', 'MixedDialects.WhatCannotBeTheSameModelIsRefused')],
   },
   mlx: {
+    told: '`*.lora_a`, `*.lora_b`',
     scale: ['MixedDialects.ConvertingThereAndBackChangesNothing'],
     convolution: no('convolutions > are not written where a format has none: mlx'),
     embedding: yes('embeddings > go from PEFT to MLX, which has both factors the other way round, and back'),
@@ -171,7 +178,8 @@ const formatCells = {
     limits: [cell('one rank, smaller ones filled up with zeros', 'ranks that differ > are filled up with zeros in MLX, whose config has one')],
   },
   gguf: {
-    scale: ['Gguf.RowsOfQAndKGoIntoTheOrderOfLlamaCppAndBack'],
+    told: 'its metadata',
+    scale: ['Gguf.ItsAlphaIsDividedByTheRankOfEachModule', 'Gguf.RowsOfQAndKGoIntoTheOrderOfLlamaCppAndBack'],
     convolution: no('convolutions > are not written where a format has none: gguf'),
     embedding: yes('Gguf.EmbeddingsKeepTheirDelta'),
     lycoris: noLycoris('gguf'),
@@ -183,6 +191,7 @@ const formatCells = {
   },
   onnx: {
     read: ['formats that are only written > are refused as inputs: onnx'],
+    told: cell('not read', 'formats that are only written > are refused as inputs: onnx'),
     written: ['OnnxAdapter.HoldsTheFactorsUnderTheGraphsNames'],
     scale: ['OnnxAdapter.HoldsTheFactorsUnderTheGraphsNames'],
     linear: ['OnnxAdapter.HoldsTheFactorsUnderTheGraphsNames'],
@@ -213,6 +222,7 @@ async function formatsPage(path) {
     }
     const cells = {
       read: cell(isRead === 'true' ? 'yes' : 'no', ...(own.read ?? generic('IsReadAsTheDeltasThatItsSpecificationGives'))),
+      'told by': typeof own.told === 'string' ? cell(own.told, inEvery('IsToldFromTheOthersByItsNames', name)) : own.told,
       written: cell('yes', ...(own.written ?? []), ...(isRead === 'true' ? generic('IsWrittenAsItWasRead') : [])),
       scale: cell(scaleText(dialect), ...(own.scale ?? generic('IsReadAsTheDeltasThatItsSpecificationGives'))),
       linear: cell('yes', ...(own.linear ?? generic('HoldsAMergeOfItsOwn'))),
@@ -229,7 +239,7 @@ async function formatsPage(path) {
     return { name, files: [tensorFile, configFile].filter(file => file !== 'nullptr').map(file => `\`${file}\``).join(', '), cells }
   })
   const table = (head, line) => [`| ${head.join(' | ')} |`, `|${' --- |'.repeat(head.length)}`, ...rows.map(row => `| ${line(row).join(' | ')} |`)].join('\n')
-  const first = table(['format', 'written as', 'read', 'written', 'where a scale stands'], ({ name, files, cells: { read, written, scale } }) => [`\`${name}\``, files, read.text, written.text, scale.text])
+  const first = table(['format', 'written as', 'read', 'written', 'told by', 'where a scale stands'], ({ name, files, cells }) => [`\`${name}\``, files, ...['read', 'written', 'told by', 'scale'].map(column => cells[column].text)])
   const kinds = ['linear', 'convolutions', 'embeddings', 'LyCORIS', 'limits']
   const second = table(['format', ...kinds], ({ name, cells }) => [`\`${name}\``, ...kinds.map(kind => cells[kind].text)])
   const shown = rows.map(({ name, cells }) => `- \`${name}\`: ${Object.entries(cells).map(([column, { tests }]) => `${column}: ${tests.map(test => `\`${test}\``).join(', ')}`).join('; ')}`)

@@ -474,6 +474,22 @@ TEST(Gguf, AndPeftGiveWhatEachOfThemGives) {
         << pair.path;
 }
 
+TEST(Gguf, ItsAlphaIsDividedByTheRankOfEachModule) {
+  Random random(27);
+  auto metadata = kGgufMetadata;
+  metadata.back().second = 6.0f;
+  std::vector<NamedTensor> tensors;
+  for (const auto& [path, rank] : {std::pair{"blk.0.ffn_down", 2u}, std::pair{"blk.0.ffn_up", 4u}}) {
+    const Pair pair = randomPair(random, rank, 12, 9, path);
+    tensors.push_back(matrix(pair.path + ".weight.lora_a", DType::F32, rank, 12, pair.a));
+    tensors.push_back(matrix(pair.path + ".weight.lora_b", DType::F32, 9, rank, pair.b));
+  }
+  const Catalogue catalogue = catalogueOf({"x", makeGguf(tensors, metadata), ""});
+  ASSERT_EQ(catalogue.modules.size(), 2u);
+  EXPECT_EQ(catalogue.modules[0].scale, 3);
+  EXPECT_EQ(catalogue.modules[1].scale, 1.5);
+}
+
 TEST(Gguf, EmbeddingsKeepTheirDelta) {
   Random random(19);
   const Pair pair = randomPair(random, 2, 11, 6, "model.embed_tokens");
