@@ -1,13 +1,13 @@
 // Writes what docs/ and README.md say twice from the library's own tables and docs/quality.md; with --check, compares instead.
 
-import { readFile, writeFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createGenerator } from 'ts-json-schema-generator'
 import { main, SetupError } from './say.mjs'
 import { project } from './toolchain.mjs'
 
 const generated = 'Written by `npm run docs`'
-const { errorCodes, methods } = await import(join(project, 'dist/node/index.js'))
+const { errorCodes, formats, methods } = await import(join(project, 'dist/node/index.js'))
 
 const families = {
   'exact sum': 'exact sum: weights as they are',
@@ -69,6 +69,189 @@ async function methodsPage(path) {
   return `${text.slice(0, text.indexOf(marker))}${marker}\n${methodTable}`
 }
 
+/**
+ * The core's table of dialects (src/adapter/dialect.cpp) with all its fields, of which the library's `formats` has a
+ * part. An error where the two disagree.
+ */
+async function dialects() {
+  const source = await readFile(join(project, 'src/adapter/dialect.cpp'), 'utf8')
+  const table = source.match(/kDialects\[\] = \{([^]*?)\n\};/)[1]
+  const found = table.split(/\{\.dialect = /).slice(1).map(entry =>
+    Object.fromEntries([...entry.matchAll(/\.(\w+) =\s+((?:"[^"]*"\s*)+|[\w:]+)/g)].map(([, field, value]) => [field, value.startsWith('"') ? value.replaceAll(/"\s*"|^"|"\s*$/g, '') : value.split('::').at(-1)])),
+  )
+  const known = dialect => JSON.stringify([dialect.name, dialect.sentence, dialect.tensorFile, dialect.configFile, dialect.isRead])
+  const core = found.map(({ configFile, isRead, ...rest }) => known({ ...rest, configFile: configFile === 'nullptr' ? '' : configFile, isRead: isRead === 'true' }))
+  if (core.join() !== formats.map(known).join()) throw new SetupError('src/adapter/dialect.cpp and the built library have different formats: run `npm run build`')
+  return found
+}
+
+/** Names of the core's tests and titles of the library's, as far as docs/formats.md refers to them. */
+async function knownTests() {
+  const tests = []
+  for (const folder of ['core', 'lib', 'e2e']) {
+    for (const file of await readdir(join(project, 'tests', folder))) {
+      const text = await readFile(join(project, 'tests', folder, file), 'utf8')
+      if (folder === 'core') {
+        for (const [, kind, suite, name] of text.matchAll(/^(TEST|TEST_P)\((\w+), (\w+)\)/gm)) tests.push({ suite, name, isForEach: kind === 'TEST_P' })
+        continue
+      }
+      const suites = [...text.matchAll(/^ *describe\('([^']*)'/gm)].map(([, title]) => title)
+      for (const [, title] of text.matchAll(/^ *it(?:\.each\(.*\))?\('([^']*)'/gm)) {
+        const pattern = new RegExp(`^${title.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&').replace('%s', '(\\w+)')}$`)
+        tests.push({ suites, text, pattern })
+      }
+    }
+  }
+  /** `Suite.Name`, `Suite.Name/format` or `suite > title`. */
+  return reference => {
+    const [suite, title] = reference.split(' > ')
+    const [, core, name, format] = reference.match(/^(\w+)\.(\w+)(?:\/(\w+))?$/) ?? []
+    return tests.some(test => {
+      if (test.name) return test.suite === core && test.name === name && test.isForEach === (format !== undefined) && (!format || formats.some(known => known.name === format && known.isRead))
+      const match = test.suites.includes(suite) && test.pattern.exec(title)
+      return match && (!match[1] || new RegExp(`'${match[1]}'|\\b${match[1]}:`).test(test.text))
+    })
+  }
+}
+
+/** What the words of a cell rest on. */
+const cell = (text, ...tests) => ({ text, tests })
+const inEvery = (name, format) => `EveryDialect.${name}/${format}`
+const yes = (...tests) => cell('yes', ...tests)
+const no = (...tests) => cell('no', ...tests)
+const convolutions = format => yes(`convolutions > are read and written as they are: ${format}`)
+const noLycoris = format => no(inEvery('HasLycorisKeysWhereProgramsWriteThem', format))
+const lycoris = format => yes(`LyCORIS > comes out as pairs of the same delta: ${format}`, inEvery('HasLycorisKeysWhereProgramsWriteThem', format))
+const onlyItself = format => cell('written from files of its own only', `names > of others are not written to: ${format}`)
+const notFused = format => cell('fused modules are not written from their parts', `names > of parts are not put together to fused ones: ${format}`)
+const noResiduals = cell('DoRA, OFT, norms and biases are refused', 'Lycoris.WhatIsNoSumOfUnitsIsListed')
+
+/** What the table of dialects does not say, or not alone: each cell with the tests that show it. Cells without tests are errors. */
+const formatCells = {
+  peft: {
+    told: '`base_model.model.*.lora_A.weight`',
+    scale: ['Peft.ScaleFollowsConfigAndPatterns'],
+    convolution: yes('Peft.ResolvesLinearConvolutionAndEmbedding', 'convolutions > are read and written as they are: peft'),
+    embedding: yes('Session.KeepsConvolutionsAndEmbeddings'),
+    lycoris: noLycoris('peft'),
+    limits: [cell('DoRA, biases, fully trained modules and pairs of experts are refused', 'Peft.ListsWhatItCannotCarry')],
+  },
+  kohya: {
+    told: '`lora_unet_*.lora_down.weight` and the like, no dots before the ending',
+    scale: ['EveryDialect.IsReadAsTheDeltasThatItsSpecificationGives/kohya', 'Dialects.AlphasThatGiveNoScaleAreRefused'],
+    convolution: convolutions('kohya'),
+    lycoris: lycoris('kohya'),
+    limits: [noResiduals, notFused('kohya')],
+  },
+  diffusers: {
+    told: '`unet.`, `transformer.`, `text_encoder.` and the like in front',
+    scale: ['Dialects.DiffusersOwnConfigGivesScales'],
+    convolution: convolutions('diffusers'),
+    lycoris: lycoris('diffusers'),
+    limits: [cell('old and middle names are read as current ones', 'Dialects.OldNamesOfDiffusersAreThoseOfToday')],
+  },
+  comfy: {
+    told: '`diffusion_model.`, `text_encoders.`, `double_blocks.` and the like in front',
+    scale: ['EveryDialect.IsReadAsTheDeltasThatItsSpecificationGives/comfy'],
+    convolution: convolutions('comfy'),
+    lycoris: lycoris('comfy'),
+    limits: [notFused('comfy')],
+  },
+  xlabs: {
+    told: '`*.processor.qkv_lora1.down.weight`',
+    convolution: no('convolutions > are refused where a format has none: xlabs'),
+    lycoris: noLycoris('xlabs'),
+    limits: [onlyItself('xlabs'), cell('read as diffusers’ modules', 'names > of XLabs come out split as diffusers has them, exactly')],
+  },
+  control_lora: {
+    told: '`input_blocks.*.down` and the like',
+    convolution: convolutions('control_lora'),
+    lycoris: noLycoris('control_lora'),
+    limits: [onlyItself('control_lora'), cell('merged with its own kind only', 'MixedDialects.WhatCannotBeTheSameModelIsRefused')],
+  },
+  mlx: {
+    told: '`*.lora_a`, `*.lora_b`',
+    scale: ['MixedDialects.ConvertingThereAndBackChangesNothing'],
+    convolution: no('convolutions > are not written where a format has none: mlx'),
+    embedding: yes('embeddings > go from PEFT to MLX, which has both factors the other way round, and back'),
+    lycoris: noLycoris('mlx'),
+    limits: [cell('one rank, smaller ones filled up with zeros', 'ranks that differ > are filled up with zeros in MLX, whose config has one')],
+  },
+  gguf: {
+    told: 'its metadata',
+    scale: ['Gguf.ItsAlphaIsDividedByTheRankOfEachModule', 'Gguf.RowsOfQAndKGoIntoTheOrderOfLlamaCppAndBack'],
+    convolution: no('convolutions > are not written where a format has none: gguf'),
+    embedding: yes('Gguf.EmbeddingsKeepTheirDelta'),
+    lycoris: noLycoris('gguf'),
+    written: ['llama.cpp in Chromium > does with our merged adapter what it does with the inputs at their weights'],
+    limits: [
+      cell('from and to other formats only with the base model', 'Gguf.WhatIsNotKnownIsAskedFor'),
+      cell('names that llama.cpp can load', 'Gguf.WritesNothingThatWouldNotLoad', 'GgmlNames.AreRefusedWhereUncertain'),
+    ],
+  },
+  onnx: {
+    read: ['formats that are only written > are refused as inputs: onnx'],
+    told: cell('not read', 'formats that are only written > are refused as inputs: onnx'),
+    written: ['OnnxAdapter.HoldsTheFactorsUnderTheGraphsNames'],
+    scale: ['OnnxAdapter.HoldsTheFactorsUnderTheGraphsNames'],
+    linear: ['OnnxAdapter.HoldsTheFactorsUnderTheGraphsNames'],
+    convolution: no('convolutions > are not written where a format has none: onnx'),
+    embedding: no('embeddings > are not written to: onnx'),
+    lycoris: no('formats that are only written > are refused as inputs: onnx'),
+    limits: [cell('below 2 GB', 'OnnxAdapter.WritesBelowTwoGigabytes')],
+  },
+}
+
+function scaleText({ scales, alphaTensors, configFile, file, isRead }) {
+  if (scales === 'Config') return 'config, one for all modules'
+  if (scales === 'EachModule') return alphaTensors === 'true' ? 'an alpha beside the factors' : configFile === 'nullptr' ? 'config in the metadata' : 'config'
+  return file === 'Gguf' ? 'one alpha; written as none, scales are in B' : isRead === 'true' ? 'none: it is 1, others go into B' : 'none: in B'
+}
+
+/** docs/formats.md has words of its own around its tables. */
+async function formatsPage(path) {
+  const isTest = await knownTests()
+  const rows = (await dialects()).map(dialect => {
+    const { name, tensorFile, configFile, hasConvolutions, hasEmbeddings, isRead } = dialect
+    const own = formatCells[name]
+    if (!own) throw new SetupError(`scripts/docs.mjs has no row for the format ${name}`)
+    const generic = test => [inEvery(test, name)]
+    const embeddings = own.embedding ?? no(inEvery('HasKeysForEmbeddingsOnlyAsPeft', name))
+    for (const [field, { text }] of [[hasConvolutions, own.convolution], [hasEmbeddings, embeddings]]) {
+      if ((field === 'true') !== (text === 'yes')) throw new SetupError(`scripts/docs.mjs says something else about ${name} than src/adapter/dialect.cpp`)
+    }
+    const cells = {
+      read: cell(isRead === 'true' ? 'yes' : 'no', ...(own.read ?? generic('IsReadAsTheDeltasThatItsSpecificationGives'))),
+      'told by': typeof own.told === 'string' ? cell(own.told, inEvery('IsToldFromTheOthersByItsNames', name)) : own.told,
+      written: cell('yes', ...(own.written ?? []), ...(isRead === 'true' ? generic('IsWrittenAsItWasRead') : [])),
+      scale: cell(scaleText(dialect), ...(own.scale ?? generic('IsReadAsTheDeltasThatItsSpecificationGives'))),
+      linear: cell('yes', ...(own.linear ?? generic('HoldsAMergeOfItsOwn'))),
+      convolutions: own.convolution,
+      embeddings,
+      LyCORIS: own.lycoris,
+      limits: { text: own.limits.map(({ text }) => text).join('; '), tests: own.limits.flatMap(({ tests }) => tests) },
+    }
+    for (const [column, { tests }] of Object.entries(cells)) {
+      if (tests.length === 0) throw new SetupError(`docs/formats.md: no test shows what it says about ${name}, ${column}`)
+      for (const test of tests) if (!isTest(test)) throw new SetupError(`docs/formats.md: ${name}, ${column}: there is no test '${test}'`)
+    }
+    for (const { tests } of own.limits) if (tests.length === 0) throw new SetupError(`docs/formats.md: no test shows a limit of ${name}`)
+    return { name, files: [tensorFile, configFile].filter(file => file !== 'nullptr').map(file => `\`${file}\``).join(', '), cells }
+  })
+  const table = (head, line) => [`| ${head.join(' | ')} |`, `|${' --- |'.repeat(head.length)}`, ...rows.map(row => `| ${line(row).join(' | ')} |`)].join('\n')
+  const first = table(['format', 'written as', 'read', 'written', 'told by', 'where a scale stands'], ({ name, files, cells }) => [`\`${name}\``, files, ...['read', 'written', 'told by', 'scale'].map(column => cells[column].text)])
+  const kinds = ['linear', 'convolutions', 'embeddings', 'LyCORIS', 'limits']
+  const second = table(['format', ...kinds], ({ name, cells }) => [`\`${name}\``, ...kinds.map(kind => cells[kind].text)])
+  const shown = rows.map(({ name, cells }) => `- \`${name}\`: ${Object.entries(cells).map(([column, { tests }]) => `${column}: ${tests.map(test => `\`${test}\``).join(', ')}`).join('; ')}`)
+  const text = await readFile(path, 'utf8')
+  const parts = { table: `${first}\n\n${second}`, tests: shown.join('\n') }
+  return Object.entries(parts).reduce((page, [part, written]) => {
+    const pattern = new RegExp(`(<!-- ${part}:start[^\\n]*-->\\n)[^]*?(<!-- ${part}:end -->)`)
+    if (!pattern.test(page)) throw new SetupError(`docs/formats.md has no place for its ${part}`)
+    return page.replace(pattern, (_, before, after) => `${before}${written}\n${after}`)
+  }, text)
+}
+
 /** JSON schema of a report, from the library's own types. */
 function reportSchema() {
   const schema = createGenerator({ path: join(project, 'web/lib/result.ts'), type: 'MergeReport', tsconfig: join(project, 'tsconfig.json'), skipTypeCheck: true, topRef: true }).createSchema('MergeReport')
@@ -126,6 +309,7 @@ await main(async () => {
   const pages = {
     'README.md': await readme(),
     'docs/methods.md': await methodsPage(join(project, 'docs/methods.md')),
+    'docs/formats.md': await formatsPage(join(project, 'docs/formats.md')),
     'docs/errors.md': errorsPage,
     'docs/report.schema.json': schema,
     'docs/report.md': reportPage(schema),

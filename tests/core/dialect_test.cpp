@@ -224,6 +224,25 @@ TEST_P(EveryDialect, HoldsAMergeOfItsOwn) {
   }
 }
 
+/// A module as the dialect's keys begin with it.
+std::string frontOf(Dialect dialect) {
+  return (dialect == Dialect::Peft ? "base_model.model." : "") + pathsOf(dialect)[0];
+}
+
+TEST_P(EveryDialect, HasKeysForEmbeddingsOnlyAsPeft) {
+  const std::string path = frontOf(GetParam());
+  for (const char* suffix : {".lora_embedding_A", ".lora_embedding_B"})
+    EXPECT_EQ(parseKey(GetParam(), path + suffix).has_value(), GetParam() == Dialect::Peft) << suffix;
+}
+
+TEST_P(EveryDialect, HasLycorisKeysWhereProgramsWriteThem) {
+  const bool expected =
+      GetParam() == Dialect::Kohya || GetParam() == Dialect::Diffusers || GetParam() == Dialect::Comfy;
+  const std::string path = frontOf(GetParam());
+  for (const char* suffix : {".hada_w1_a", ".lokr_w2_b", ".lora_mid.weight", ".diff"})
+    EXPECT_EQ(parseKey(GetParam(), path + suffix).has_value(), expected) << suffix;
+}
+
 /// What kohya trains of an SD1 text encoder and UNet, and the same modules as diffusers names them.
 std::vector<std::pair<std::string, std::string>> sdNames() {
   return {{"lora_te_text_model_encoder_layers_0_mlp_fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"},
@@ -453,6 +472,22 @@ TEST(Gguf, AndPeftGiveWhatEachOfThemGives) {
   for (const Pair& pair : pairs)
     EXPECT_LT(relativeDistance(deltaOf(asAdapter(mixed), pair.path), delta(pair, 2 * kScale)), 1e-6)
         << pair.path;
+}
+
+TEST(Gguf, ItsAlphaIsDividedByTheRankOfEachModule) {
+  Random random(27);
+  auto metadata = kGgufMetadata;
+  metadata.back().second = 6.0f;
+  std::vector<NamedTensor> tensors;
+  for (const auto& [path, rank] : {std::pair{"blk.0.ffn_down", 2u}, std::pair{"blk.0.ffn_up", 4u}}) {
+    const Pair pair = randomPair(random, rank, 12, 9, path);
+    tensors.push_back(matrix(pair.path + ".weight.lora_a", DType::F32, rank, 12, pair.a));
+    tensors.push_back(matrix(pair.path + ".weight.lora_b", DType::F32, 9, rank, pair.b));
+  }
+  const Catalogue catalogue = catalogueOf({"x", makeGguf(tensors, metadata), ""});
+  ASSERT_EQ(catalogue.modules.size(), 2u);
+  EXPECT_EQ(catalogue.modules[0].scale, 3);
+  EXPECT_EQ(catalogue.modules[1].scale, 1.5);
 }
 
 TEST(Gguf, EmbeddingsKeepTheirDelta) {

@@ -1,7 +1,7 @@
 // README.md does what it says: its Node example and its commands run as they stand.
 
 import { execFile } from 'node:child_process'
-import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
@@ -17,6 +17,9 @@ beforeAll(async () => {
   await symlink(resolve('examples'), join(folder, 'examples'))
   await run('mkdir', ['-p', join(folder, 'node_modules')])
   await symlink(resolve('.'), join(folder, 'node_modules/lora-lego'))
+  await mkdir(join(folder, 'base'))
+  // What GGUF adapters must know of the examples' base model.
+  await writeFile(join(folder, 'base/config.json'), JSON.stringify({ model_type: 'llama', num_attention_heads: 4, num_key_value_heads: 4 }))
   const readme = await readFile('README.md', 'utf8')
   blocks = [...readme.matchAll(/```(\w+)\n([^]*?)```/g)].map(([, language = '', text = '']) => ({ language, text }))
 })
