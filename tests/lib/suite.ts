@@ -3,6 +3,7 @@
 import { compare, createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger, type Recipe } from 'lora-lego'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { adapter, badInputs, config, dataHash, hexDigest, keyA, pair, parse, safetensors } from './fixtures.js'
+import { defineFormats } from './formats-suite.js'
 import { malformed } from './malformed.js'
 
 /** Three of the example adapters merged by lego with its defaults at rank 8: the same bytes everywhere. */
@@ -206,6 +207,8 @@ export function defineSuite({ threads, example }: Platform): void {
       expect((await failure(merger.merge(adapter()[0] as unknown as []))).code).toBe('bad_input')
     })
   })
+
+  defineFormats(() => merger, examples, failure)
 
   describe('cancel and close', () => {
     it('rejects with the reason of the signal, before the start', async () => {
