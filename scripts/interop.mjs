@@ -80,12 +80,12 @@ async function mergedGguf(library) {
   return output
 }
 
-/** The same as an .onnx_adapter. The library merges; ONNX Runtime makes the file. */
+/** The same as an .onnx_adapter, under the names that the model's graph has. */
 async function mergedOnnxAdapter(library) {
-  const { tensorFile, config } = await mergeTo(library, 'cat', { method: 'cat', dtype: 'f32' })
-  const target = join(scratch, 'cat.onnx_adapter')
-  await python('onnx_adapter_write.py', [tensorFile, String(config.lora_alpha / config.r), target])
-  return target
+  const output = join(scratch, 'cat.onnx_adapter')
+  const onnx = { names: ['{module}.lora_A', '{module}.lora_B'], layout: 'peft' }
+  await library.merge(weightedInputs, { method: 'cat', dtype: 'f32', format: 'onnx', onnx }, { output })
+  return output
 }
 
 /** A merged adapter in a dtype; `isSum`: whether the method gives the weighted sum itself. */

@@ -1,12 +1,13 @@
-// Adapters in a runtime that other people wrote: llama.cpp in Chromium, on the small trained model of tests/minibench.
-// onnxruntime-web, given the same model and factors, tells that what reads and writes GGUF here does so rightly; the
-// merged adapter must then do what llama.cpp itself makes of the inputs and their weights.
+// Adapters in runtimes that other people wrote, in Chromium, on the small trained model of tests/minibench: llama.cpp and
+// onnxruntime-web. onnxruntime-web in Node, given the same model and the inputs' factors, tells that what reads and writes
+// GGUF here does so rightly; the merged adapter must then do what llama.cpp itself makes of the inputs and their weights.
 
 import { readFile } from 'node:fs/promises'
 import { merge } from '../../dist/node/index.js'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { adapterSets, Minibench } from '../quality/minibench.mjs'
 import { adapterGguf, baseGguf, readPeftFolder, stacked, textOf, type Factors } from '../runtime/minibench-gguf.mjs'
+import { mergeAndRun } from '../runtime/onnx.js'
 import { generate, type Step } from '../runtime/wllama.js'
 
 const inputs = [
@@ -89,5 +90,28 @@ describe('llama.cpp in Chromium', () => {
   it('does with our merged adapter what it does with the inputs at their weights', () => {
     expect(merged.map(tokens)).toEqual(weighted.map(tokens))
     for (const [i, steps] of merged.entries()) expect(difference(rows(steps), rows(weighted[i] ?? []))).toBeLessThan(1e-4)
+  })
+})
+
+describe('onnxruntime-web in Chromium', () => {
+  it('does with factors that were merged in its page what it does in Node with the inputs at their weights', async () => {
+    const adapters = await Promise.all(
+      inputs.map(async ({ task, weight }) => ({
+        tensors: await readFile(`${adapterSets.plain(task)}/adapter_model.safetensors`),
+        config: await readFile(`${adapterSets.plain(task)}/adapter_config.json`),
+        weight,
+      })),
+    )
+    const asked = (await Promise.all(inputs.map(({ task }) => prompts(task)))).flat()
+    const answers = await mergeAndRun(await readFile('tests/minibench/base-lora-inputs.onnx'), adapters, asked)
+    const bench = await Minibench.open()
+    const factors = stacked(await Promise.all(inputs.map(({ task }) => readPeftFolder(adapterSets.plain(task)))), weights)
+    expect(answers).toHaveLength(inputs.length * promptsPerTask)
+    for (const [i, rows] of answers.entries()) {
+      const ids = asked[i] ?? []
+      expect(difference(rows, await bench.logProbabilities(ids, factors))).toBeLessThan(1e-4)
+      // The base alone says something else.
+      expect(difference(rows, await bench.logProbabilities(ids))).toBeGreaterThan(1)
+    }
   })
 })

@@ -7,8 +7,9 @@ import { join } from 'node:path'
 import { Ajv } from 'ajv'
 import type { MergeReport } from 'lora-lego'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { adapter, badInputs, hexDigest, parse } from './fixtures.js'
-import { malformed, type Malformed } from './malformed.js'
+import { adapter, badInputs, hexDigest, metadataOf, pair, parse, safetensors } from './fixtures.js'
+import { deltasOf, distance, flatName, kohyaTensors, pairsOf } from './formats.js'
+import { malformed, malformedFormats, type Malformed } from './malformed.js'
 
 interface Ended {
   code: number | null
@@ -96,6 +97,109 @@ describe('command line', () => {
     expect((JSON.parse((await run('methods', '--json')).stdout) as { name: string }[]).slice(0, 4)).toMatchObject([{ name: 'least_interference' }, { name: 'lego' }, { name: 'svd' }, { name: 'cat' }])
   })
 
+  describe('formats', () => {
+    const heads = { model_type: 'llama', num_attention_heads: 4, num_key_value_heads: 4 }
+    const load = async (path: string): Promise<Uint8Array<ArrayBuffer>> => new Uint8Array(await readFile(path))
+    const exampleDeltas = async (name: string): Promise<Map<string, Float64Array>> => deltasOf(parse((await load(`examples/${name}/adapter_model.safetensors`)).buffer), 2)
+
+    it('are listed', async () => {
+      const { code, stdout, stderr } = await run('formats')
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+      expect(stdout).toMatch(/^peft\n.*PEFT[^]*kohya\n[^]*diffusers\n[^]*comfy\n[^]*mlx\n[^]*written as adapters\.safetensors and adapter_config\.json\n[^]*gguf\n[^]*written as adapter\.gguf\n[^]*onnx\n/)
+      const listed = JSON.parse((await run('formats', '--json')).stdout) as { name: string; tensorFile: string }[]
+      expect(listed).toContainEqual(expect.objectContaining({ name: 'gguf', tensorFile: 'adapter.gguf', configFile: '', isRead: true }))
+    })
+
+    it('are converted, to folders and to single files, and back', async () => {
+      const base = join(folder, 'base')
+      await mkdir(base)
+      await writeFile(join(base, 'config.json'), JSON.stringify(heads))
+      const wanted = await exampleDeltas('add3')
+      const there = { mlx: join(folder, 'mlx'), gguf: join(folder, 'adapter-of-mine.gguf'), inFolder: join(folder, 'gguf') }
+      const said = await run('convert', 'examples/add3', '--format', 'mlx', '-o', there.mlx)
+      expect(said).toMatchObject({ code: 0, stderr: '', stdout: expect.stringMatching(/from +add3\n +format +mlx\n +files +adapters\.safetensors \(.*\), adapter_config\.json[^]*modules +28/) as string })
+      expect((await readdir(there.mlx)).sort()).toEqual(['adapter_config.json', 'adapters.safetensors'])
+      expect(await run('convert', 'examples/add3', '--format', 'gguf', '--base', join(base, 'config.json'), '-o', there.gguf)).toMatchObject({ code: 0 })
+      expect(new TextDecoder().decode((await load(there.gguf)).subarray(0, 4))).toBe('GGUF')
+      expect(await run('convert', 'examples/add3', '--format', 'gguf', '--base', base, '-o', there.inFolder)).toMatchObject({ code: 0 })
+      expect(await readdir(there.inFolder)).toEqual(['adapter.gguf'])
+      expect(await load(join(there.inFolder, 'adapter.gguf'))).toEqual(await load(there.gguf))
+      for (const [name, path] of Object.entries(there)) {
+        const output = join(folder, `back-${name}`)
+        expect(await run('convert', path, '--format', 'peft', '--base', base, '-o', output)).toMatchObject({ code: 0 })
+        const { r, lora_alpha: alpha } = JSON.parse(await readFile(join(output, 'adapter_config.json'), 'utf8')) as { r: number; lora_alpha: number }
+        expect(distance(deltasOf(parse((await load(join(output, 'adapter_model.safetensors'))).buffer), alpha / r), wanted)).toBe(0)
+      }
+      expect((await run('inspect', there.gguf)).stdout).toMatch(/^adapter-of-mine\n +format +gguf \(/)
+      expect((await readdir(folder)).filter(name => name.startsWith('.'))).toEqual([])
+    })
+
+    it('are merged with each other, the base telling what GGUF leaves out', async () => {
+      const base = join(folder, 'config.json')
+      await writeFile(base, JSON.stringify(heads))
+      const gguf = join(folder, 'add3.gguf')
+      await run('convert', 'examples/add3', '--format', 'gguf', '--base', base, '-o', gguf)
+      expect(await run('merge', gguf, 'examples/rotl2', '-o', join(folder, 'merged'))).toMatchObject({ code: 1, stdout: '', stderr: expect.stringMatching(/^lora-lego: base_missing: .*add3\.gguf.*attn_k/) as string })
+      expect(await run('merge', gguf, 'examples/rotl2', '-o', join(folder, 'merged'), '--base', join(folder, 'none'))).toMatchObject({ code: 1, stderr: expect.stringContaining('not_found') as string })
+      expect(await readdir(folder)).not.toContain('merged')
+      expect(await run('merge', gguf, 'examples/rotl2', '-o', join(folder, 'merged'), '--base', base, '--method', 'cat')).toMatchObject({ code: 0, stdout: expect.stringContaining('several dialects') as string })
+      const wanted = await exampleDeltas('add3')
+      const others = await exampleDeltas('rotl2')
+      const sums = new Map([...wanted].map(([path, delta]) => [path, delta.map((value, at) => value + (others.get(path)?.[at] ?? NaN))]))
+      expect(distance(deltasOf(parse((await load(join(folder, 'merged/adapter_model.safetensors'))).buffer)), sums)).toBeLessThan(1e-6)
+    })
+
+    it('that cannot be written are refused, and nothing is left behind', async () => {
+      for (const format of ['kohya', 'diffusers']) {
+        const { code, stdout, stderr } = await run('convert', 'examples/add3', '--format', format, '-o', join(folder, 'out.safetensors'))
+        expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+        expect(stderr).toMatch(/^lora-lego: bad_format: .*peft/)
+      }
+      // Both formats are a folder: their config holds the scale.
+      for (const args of [['merge', 'examples/add3'], ['merge', 'examples/add3', '--format', 'mlx'], ['convert', 'examples/add3', '--format', 'mlx']]) {
+        const { code, stdout, stderr } = await run(...args, '-o', join(folder, 'deep/x.safetensors'), '--json')
+        expect({ args, code, error: (JSON.parse(stdout) as { error: unknown }).error }).toMatchObject({ args, code: 1, error: { code: 'write_failed' } })
+        expect(stderr).toMatch(/^lora-lego: write_failed: .*deep\/x\.safetensors.*adapter_config\.json/)
+      }
+      expect(await readdir(folder)).toEqual([])
+    })
+
+    it('tell where the result comes from, unless told not to', async () => {
+      const about = { ss_base_model_version: 'sd_v1' }
+      const paths = await Promise.all(['a', 'b'].map(async name => {
+        const path = join(folder, `${name}.safetensors`)
+        await writeFile(path, safetensors(kohyaTensors(pairsOf(parse(safetensors(pair()).buffer)), 1, flatName), about))
+        return path
+      }))
+      const output = join(folder, 'merged.safetensors')
+      const found = async (...args: string[]): Promise<Record<string, string>> => {
+        expect(await run('merge', ...paths, '-o', output, ...args)).toMatchObject({ code: 0 })
+        return metadataOf((await load(output)).buffer)
+      }
+      expect(await found()).toMatchObject({ ...about, lora_lego: expect.stringContaining('least_interference') as string, ss_network_module: 'networks.lora' })
+      const bare = await found('--no-metadata')
+      for (const gone of ['lora_lego', 'ss_base_model_version']) expect(bare).not.toHaveProperty(gone)
+      expect(bare).toHaveProperty('ss_network_dim')
+    })
+
+    it('name an ONNX graph’s inputs', async () => {
+      const output = join(folder, 'mine.onnx_adapter')
+      const written = async (...args: string[]): Promise<string> => {
+        expect(await run('convert', 'examples/add3', '--format', 'onnx', '-o', output, ...args)).toMatchObject({ code: 0 })
+        const bytes = await load(output)
+        expect(new TextDecoder().decode(bytes.subarray(4, 8))).toBe('TORT')
+        return new TextDecoder('latin1').decode(bytes)
+      }
+      const plain = await written()
+      expect(plain).toContain('model.layers.0.mlp.down_proj.lora_A.weight')
+      const named = await written('--onnx-names', 'left/{module},right/{module}', '--onnx-layout', 'peft')
+      expect(named).toContain('left/model.layers.0.mlp.down_proj')
+      expect(named).toContain('right/model.layers.3.self_attn.q_proj')
+      expect(named).not.toContain('lora_A')
+      expect(await run('inspect', output)).toMatchObject({ code: 1, stdout: '' })
+    })
+  })
+
   it('explains itself, with exit code 0', async () => {
     const { version } = JSON.parse(await readFile('package.json', 'utf8')) as { version: string }
     expect(await run('--version')).toMatchObject({ code: 0, stdout: `${version}\n` })
@@ -132,7 +236,14 @@ describe('command line', () => {
       ['merge', 'examples/add3', '-o', output, '--seed', '-1'],
       ['merge', 'examples/add3', '-o', output, '--threads', '0'],
       ['merge', 'examples/add3', '-o', output, '--colour', 'red'],
-      ['merge', 'examples/add3', '-o', `${output}.safetensors`],
+      ['merge', 'examples/add3', '-o', output, '--format', 'pickle'],
+      ['merge', 'examples/add3', '-o', output, '--format', 'onnx', '--onnx-names', '{module}.a'],
+      ['merge', 'examples/add3', '-o', output, '--format', 'onnx', '--onnx-layout', 'rows'],
+      ['convert', 'examples/add3', '-o', output],
+      ['convert', 'examples/add3', '-o', output, '--format', 'same'],
+      ['convert', 'examples/add3', 'examples/rotl2', '-o', output, '--format', 'mlx'],
+      ['convert', 'examples/add3', '--format', 'mlx'],
+      ['convert', 'examples/add3', '-o', output, '--format', 'mlx', '--rank', '4'],
       ['inspect'],
     ]) {
       const { code, stdout, stderr } = await run(...args)
@@ -158,19 +269,21 @@ describe('command line', () => {
   })
 
   it('refuses every malformed adapter with a code, and without taking memory for what it claims', async () => {
-    const good = await write(join(folder, 'good'), adapter())
     const reporter = join(folder, 'peak.mjs')
     await writeFile(reporter, "process.on('exit', () => process.stderr.write(`\\npeak ${process.resourceUsage().maxRSS} kB`))")
-    const refusal = async ({ title, codes, files }: Malformed, index: number): Promise<{ problems: string[]; peak: number }> => {
+    const refusal = async ({ title, codes, files, good: others }: Malformed, index: number): Promise<{ problems: string[]; peak: number }> => {
+      const good = await write(join(folder, String(index), 'good'), others)
       const bad = await write(join(folder, String(index), 'bad'), files)
       const output = join(folder, String(index), 'out')
       const { code, stderr } = await start(['merge', good, bad, '-o', output, '--threads', '1'], ['--import', reporter]).ended
       const said = /^lora-lego: (\w+): .+/m.exec(stderr)?.[1] ?? stderr.slice(0, 200)
-      const left = (await readdir(join(folder, String(index)))).filter(name => name !== 'bad')
+      const left = (await readdir(join(folder, String(index)))).filter(name => name !== 'good' && name !== 'bad')
       const fine = code === 1 && codes.includes(said) && left.length === 0
       return { problems: fine ? [] : [`${title}: exit code ${code}, ${said}, left ${left.join()}`], peak: Number(/peak (\d+) kB/.exec(stderr)?.[1]) }
     }
-    const cases = [...malformed().entries()]
+    // Of the other formats a selection: their reader is the same here as in the library.
+    const others = malformedFormats()
+    const cases = [...[...malformed(), ...others.filter((_, i) => i % Math.ceil(others.length / 60) === 0)].entries()]
     const results: Awaited<ReturnType<typeof refusal>>[] = []
     // Each is a process of its own: as many at a time as there are cores.
     await Promise.all(
@@ -181,7 +294,7 @@ describe('command line', () => {
     expect(results.flatMap(({ problems }) => problems)).toEqual([])
     // Node with the core takes about 70 MB, and these files have at most 5 MB; a header may claim 100 MB, or any number of values.
     expect(Math.max(...results.map(({ peak }) => peak))).toBeLessThan(250_000)
-  }, 300_000)
+  }, 360_000)
 
   it('refuses a path that is not there, and an output that is an input', async () => {
     expect(await run('inspect', join(folder, 'nowhere'))).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining('not_found') as string })

@@ -20,14 +20,14 @@ export function rawFile(header: string | Uint8Array, dataBytes: number, claimed?
   return file
 }
 
-export function safetensors(tensors: readonly TensorSpec[]): Uint8Array<ArrayBuffer> {
+export function safetensors(tensors: readonly TensorSpec[], metadata?: Readonly<Record<string, string>>): Uint8Array<ArrayBuffer> {
   let position = 0
   const entries = tensors.map(tensor => {
     const begin = position
     position += bytesOf(tensor)
     return [tensor.name, { dtype: tensor.dtype ?? 'F32', shape: tensor.shape, data_offsets: [begin, position] }] as const
   })
-  const file = rawFile(JSON.stringify(Object.fromEntries(entries)), position)
+  const file = rawFile(JSON.stringify({ ...(metadata && { __metadata__: metadata }), ...Object.fromEntries(entries) }), position)
   const dataBegin = file.length - position
   const view = new DataView(file.buffer)
   for (const [i, tensor] of tensors.entries()) {
@@ -64,11 +64,14 @@ export function pair({ module = 'layer', rank = 2, in: columns = 6, out = 5, dty
 export const config = (fields: Record<string, unknown> = {}): Uint8Array<ArrayBuffer> =>
   new TextEncoder().encode(JSON.stringify({ peft_type: 'LORA', r: 2, lora_alpha: 2, target_modules: ['layer'], ...fields }))
 
+/** A file as a browser gives it from a folder that was chosen. */
+export const fileIn = (folder: string, name: string, bytes: BlobPart): File => Object.defineProperty(new File([bytes], name), 'webkitRelativePath', { value: `${folder}/${name}` })
+
 /** The files of an adapter's folder. */
 export const adapterFiles = (tensors: Uint8Array<ArrayBuffer>, settings: Uint8Array<ArrayBuffer> | undefined, name: string): File[] => [
-  new File([tensors], 'adapter_model.safetensors'),
-  ...(settings ? [new File([settings], 'adapter_config.json')] : []),
-].map(file => Object.defineProperty(file, 'webkitRelativePath', { value: `${name}/${file.name}` }))
+  fileIn(name, 'adapter_model.safetensors', tensors),
+  ...(settings ? [fileIn(name, 'adapter_config.json', settings)] : []),
+]
 
 /** The files of a good adapter. */
 export const adapter = (specs: readonly PairSpec[] = [{}], fields: Record<string, unknown> = {}, name = 'good'): File[] => adapterFiles(safetensors(specs.flatMap(pair)), config(fields), name)
@@ -109,7 +112,7 @@ export function badInputs(): BadInput[] {
     { title: 'no factors at all', code: 'no_factors', inputs: bad(safetensors([{ name: 'weight', shape: [2] }])), names: [file, 'weight'] },
     { title: 'tensors that would be lost', code: 'unsupported_tensors', inputs: bad(safetensors([...pair(), { name: 'base_model.model.layer.lora_magnitude_vector', shape: [5] }])), names: [file, 'lora_magnitude_vector'] },
     { title: 'DoRA config', code: 'unsupported_adapter', inputs: bad(whole, config({ use_dora: true })), names: [file, 'DoRA'] },
-    { title: 'pickle', code: 'pickle_file', inputs: [good, [Object.defineProperty(new File([new Uint8Array([0x50, 0x4b, 3, 4, 0, 0, 8, 8])], 'adapter_model.bin'), 'webkitRelativePath', { value: 'bad/adapter_model.bin' })]], names: ['bad/adapter_model.bin'] },
+    { title: 'pickle', code: 'pickle_file', inputs: [good, [fileIn('bad', 'adapter_model.bin', new Uint8Array([0x50, 0x4b, 3, 4, 0, 0, 8, 8]))]], names: ['bad/adapter_model.bin'] },
     { title: 'missing config', code: 'config_missing', inputs: [good, adapterFiles(whole, undefined, 'bad')], names: [file, 'adapter_config.json'] },
     { title: 'config that is no JSON', code: 'bad_config', inputs: bad(whole, new TextEncoder().encode('{')), names: ['bad/adapter_config.json'] },
     { title: 'rank 0 in a factor', code: 'rank_zero', inputs: bad(safetensors([{ name: keyA('layer'), shape: [0, 6] }, { name: keyB('layer'), shape: [5, 0] }])), names: [file, keyA('layer')] },
@@ -122,12 +125,22 @@ export function badInputs(): BadInput[] {
   ]
 }
 
+export interface Values {
+  readonly shape: readonly number[]
+  readonly values: Float32Array
+}
+
+const headerOf = (file: ArrayBuffer): unknown => JSON.parse(new TextDecoder().decode(new Uint8Array(file, 8, Number(new DataView(file).getBigUint64(0, true)))))
+
+/** What a safetensors file says of itself. */
+export const metadataOf = (file: ArrayBuffer): Record<string, string> => (headerOf(file) as { __metadata__?: Record<string, string> }).__metadata__ ?? {}
+
 /** The tensors of a safetensors file by name, with their values as F32; fails if the file is not whole. */
-export function parse(file: ArrayBuffer): Map<string, { shape: number[]; values: Float32Array }> {
+export function parse(file: ArrayBuffer): Map<string, Values> {
   const size = Number(new DataView(file).getBigUint64(0, true))
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(file, 8, size))) as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>
+  const header = headerOf(file) as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>
   delete header.__metadata__
-  const tensors = new Map<string, { shape: number[]; values: Float32Array }>()
+  const tensors = new Map<string, Values>()
   let end = 0
   for (const [name, { dtype, shape, data_offsets }] of Object.entries(header)) {
     if (dtype !== 'F32' || data_offsets[0] !== end) throw new Error(`${name} is not where it should be`)

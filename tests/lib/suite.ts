@@ -3,7 +3,8 @@
 import { compare, createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger, type Recipe } from 'lora-lego'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { adapter, badInputs, config, dataHash, hexDigest, keyA, pair, parse, safetensors } from './fixtures.js'
-import { malformed } from './malformed.js'
+import { defineFormats } from './formats-suite.js'
+import { flippedGguf, malformed, malformedFormats, type Malformed } from './malformed.js'
 
 /** Three of the example adapters merged by lego with its defaults at rank 8: the same bytes everywhere. */
 const expectedHash = '8c50c4eaf1479ea76a97e41ceded62e0e622395157a3f846217f1a51887a8ad5'
@@ -184,17 +185,42 @@ export function defineSuite({ threads, example }: Platform): void {
       })
     }
 
-    it('more than 300 malformed adapters, each with a code and a message', async () => {
-      const found: string[] = []
-      const cases = malformed()
-      expect(new Set(cases.map(({ title }) => title)).size).toBeGreaterThan(300)
-      for (const { title, codes, files } of cases) {
-        const error: unknown = await merger.merge([adapter(), files]).catch((thrown: unknown) => thrown)
+    /** What is wrong with the answers to malformed adapters; those that are merged all the same count as wrong unless they may. */
+    async function answers(cases: readonly Malformed[], mayMerge = false): Promise<{ merged: number; wrong: string[] }> {
+      const found = { merged: 0, wrong: [] as string[] }
+      expect(new Set(cases.map(({ title }) => title)).size).toBe(cases.length)
+      for (const { title, codes, files, good } of cases) {
+        const error: unknown = await merger.merge([good, files]).then(
+          () => undefined,
+          (thrown: unknown) => thrown,
+        )
+        if (error === undefined) found.merged++
         // A name of a megabyte must not become a message of a megabyte.
-        const told = error instanceof MergeError && codes.includes(error.code) && error.message.length < 1500 && error.message.includes('bad/adapter_')
-        if (!told) found.push(`${title}: ${error instanceof Error ? error.message.slice(0, 200) : 'was merged'}`)
+        const told = error instanceof MergeError && codes.includes(error.code) && error.message.length < 1500 && /(bad|good)\/(adapter|lora)/.test(error.message)
+        if (!told && !(error === undefined && mayMerge)) found.wrong.push(`${title}: ${error instanceof Error ? error.message.slice(0, 200) : 'was merged'}`)
       }
-      expect(found).toEqual([])
+      return found
+    }
+
+    it('more than 300 malformed adapters, each with a code and a message', async () => {
+      const cases = malformed()
+      expect(cases.length).toBeGreaterThan(300)
+      expect(await answers(cases)).toEqual({ merged: 0, wrong: [] })
+    })
+
+    it('malformed files of other formats', async () => {
+      const cases = malformedFormats()
+      expect(cases.length).toBeGreaterThan(150)
+      expect(await answers(cases)).toEqual({ merged: 0, wrong: [] })
+    })
+
+    it('GGUF files with a bit flipped, where they then say something wrong', async () => {
+      const cases = flippedGguf()
+      const { merged, wrong } = await answers(cases, true)
+      expect(wrong).toEqual([])
+      // Most of the header counts.
+      expect(merged).toBeGreaterThan(0)
+      expect(merged).toBeLessThan(cases.length / 2)
     })
 
     it('and the merger goes on working', async () => {
@@ -206,6 +232,8 @@ export function defineSuite({ threads, example }: Platform): void {
       expect((await failure(merger.merge(adapter()[0] as unknown as []))).code).toBe('bad_input')
     })
   })
+
+  defineFormats(() => merger, examples, failure)
 
   describe('cancel and close', () => {
     it('rejects with the reason of the signal, before the start', async () => {
