@@ -86,6 +86,69 @@ const refused = config({
   layers_to_transform: [1], corda_config: { a: { b: [{ c: null }] } },
 })
 
+const mlxConfig = JSON.stringify({ fine_tune_type: 'lora', model: 'base', num_layers: -1, lora_parameters: { rank: 2, scale: 10, dropout: 0, keys: ['self_attn.q_proj'] } })
+/** A dialect's two factors of a module, rank x 8 and 8 x rank, and its alpha. */
+const pairOf = ([a, b], path, rank = 2, turned = false) => [
+  [path + a, 'F16', 16, turned ? [8, rank] : [rank, 8]],
+  [path + b, 'F16', 16, turned ? [rank, 8] : [8, rank]],
+]
+const alphaOf = path => [`${path}.alpha`, 'F32', 32, []]
+const kohya = ['.lora_down.weight', '.lora_up.weight']
+const sd1 = ['to_q', 'to_v'].map(name => `down_blocks.0.attentions.0.transformer_blocks.0.attn1.${name}`)
+const sd1Kohya = sd1.map(path => `lora_unet_${path.replaceAll('.', '_')}`)
+const llama = ['self_attn.q_proj', 'self_attn.k_proj', 'mlp.down_proj'].map(name => `model.layers.0.${name}`)
+const flux = 'diffusion_model.double_blocks.0.img_attn.qkv'
+/** What each dialect's catalogue can be seen from: header and config. "GGUF": the metadata of a GGUF file. */
+const dialects = {
+  peft: [header(llama.flatMap(path => pairOf(['.lora_A.weight', '.lora_B.weight'], `base_model.model.${path}`))), config({ r: 2, lora_alpha: 16, base_model_name_or_path: 'base' })],
+  kohya: [header(sd1Kohya.flatMap(path => [...pairOf(kohya, path), alphaOf(path)]), { ss_network_dim: '2', ss_tag_frequency: '{"d":{"cat":3}}', 'modelspec.trigger_phrase': 'x' }), ''],
+  diffusers: [
+    header(sd1.flatMap(path => pairOf(['.lora_A.weight', '.lora_B.weight'], `unet.${path}`)), { lora_adapter_metadata: '{"unet.r":2,"unet.lora_alpha":8,"unet.alpha_pattern":{"mid_block":2}}' }), '',
+  ],
+  old: [header(['to_q', 'to_out'].flatMap(name => pairOf(['_lora.down.weight', '_lora.up.weight'], `unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.${name}`))), ''],
+  comfy: [header([[`${flux}.lora_A.weight`, 'BF16', 16, [2, 8]], [`${flux}.lora_B.weight`, 'BF16', 16, [24, 2]], alphaOf(flux)]), ''],
+  xlabs: [header(['qkv_lora1', 'qkv_lora2'].flatMap(name => [[`double_blocks.0.processor.${name}.down.weight`, 'F32', 32, [2, 8]], [`double_blocks.0.processor.${name}.up.weight`, 'F32', 32, [24, 2]]])), ''],
+  control: [header([...pairOf(['.down', '.up'], 'input_blocks.1.1.proj_in'), ['input_hint_block.0.weight', 'F16', 16, [8]]]), ''],
+  controlPairs: [header([['input_blocks.1.0.in_layers.2.down', 'F16', 16, [2, 8, 3, 3]], ['input_blocks.1.0.in_layers.2.up', 'F16', 16, [8, 2, 1, 1]]]), ''],
+  mlx: [header(llama.flatMap(path => pairOf(['.lora_a', '.lora_b'], path, 2, true))), mlxConfig],
+  gguf: [
+    JSON.stringify(Object.fromEntries([
+      ...['attn_q', 'attn_k', 'ffn_down'].flatMap(name => [[`blk.0.${name}.weight.lora_a`, { dtype: 'Q8_0', shape: [2, 32] }], [`blk.0.${name}.weight.lora_b`, { dtype: 'F16', shape: [32, 2] }]]),
+      ['token_embd.weight.lora_a', { dtype: 'F32', shape: [9, 2] }], ['token_embd.weight.lora_b', { dtype: 'F32', shape: [32, 2] }],
+    ])),
+    'GGUF{"general.type":"adapter","adapter.type":"lora","general.architecture":"llama","adapter.lora.alpha":16.0,"general.base_model.0.name":"base"}',
+  ],
+}
+/** Formats by their number in a recipe: DialectInfo's order, 0 is "same". */
+const formats = ['same', 'peft', 'kohya', 'diffusers', 'comfy', 'xlabs', 'control_lora', 'mlx', 'gguf']
+/** The recipe of a conversion (method 3 is cat), and a base model of type llama with two heads. Dtypes: 0 same, 5 q8_0. */
+const conversion = (format, keep = true, dtype = 0) => bytes(3, 0, 0, 0, 0, dtype, 0, 0, formats.indexOf(format), 0, keep ? 3 : 0, 1, 0, 2, 2, 0)
+/** Values for so many alphas, in front of a recipe: each 16. */
+const alphas = count => bytes(...Array(count).fill(16))
+
+/** A GGUF header. Values are [type, bytes]. */
+function gguf(metadata, tensors, version = 3, alignment = 32) {
+  const u32 = n => { const b = Buffer.alloc(4); b.writeUInt32LE(n); return b }
+  const u64 = n => { const b = Buffer.alloc(8); b.writeBigUInt64LE(BigInt(n)); return b }
+  const text = string => Buffer.concat([u64(Buffer.byteLength(string)), Buffer.from(string)])
+  const value = v => {
+    if (typeof v === 'string') return [u32(8), text(v)]
+    if (typeof v === 'number') return [u32(4), u32(v)]
+    if (typeof v === 'boolean') return [u32(7), bytes(v ? 1 : 0)]
+    if (Buffer.isBuffer(v)) return [v]
+    return [u32(9), u32(typeof v[0] === 'string' ? 8 : 4), u64(v.length), ...v.map(e => (typeof e === 'string' ? text(e) : u32(e)))]
+  }
+  let offset = 0
+  const table = tensors.flatMap(([name, type, dimensions, size]) => {
+    const entry = [text(name), u32(dimensions.length), ...dimensions.map(u64), u32(type), u64(offset)]
+    offset += Math.ceil(size / alignment) * alignment
+    return entry
+  })
+  const head = Buffer.concat([Buffer.from('GGUF'), u32(version), u64(tensors.length), u64(Object.keys(metadata).length), ...Object.entries(metadata).flatMap(([k, v]) => [text(k), ...value(v)]), ...table])
+  return Buffer.concat([head, Buffer.alloc((alignment - (head.length % alignment)) % alignment)])
+}
+const float = value => { const b = Buffer.alloc(8); b.writeUInt32LE(6); b.writeFloatLE(value, 4); return b }
+
 await main(async () => {
   const example = await readTensors('examples/add3/adapter_model.safetensors')
   const exampleConfig = await readFile(join(project, 'examples/add3/adapter_config.json'))
@@ -107,6 +170,8 @@ await main(async () => {
     patterns: Buffer.concat([Buffer.from(patterns), divider, modules]),
     refused: Buffer.concat([Buffer.from(refused), divider, modules]),
     suffixes: Buffer.concat([Buffer.from(config({ target_modules: ['fc', 'proj'] })), divider, Buffer.from('\x00a.fc\n\x01b.fc\n')]),
+    alphas: Buffer.concat([exampleConfig, divider, Buffer.from('\x09a.x\n\x51a.y\n\x19b.a.x\n\x01a.z\n')]),
+    mlx: Buffer.concat([Buffer.from(mlxConfig), divider, modules]),
   })
 
   const pair = firstModules(example.json, 2, 8, ['F32', 32])
@@ -123,7 +188,40 @@ await main(async () => {
     small: adapters([[small(1, ['q_proj', 'k_proj']), one], [small(1, ['q_proj']), one]], bytes(0)),
     patterned: adapters([[small(1, ['a.x', 'b.x']), one], [small(2, ['a.x', 'b.x']), config({ r: 1, rank_pattern: { 'a.x': 2, '[b-d]\\.x': 2 } })]], bytes(1)),
     whole: adapters([[example.json, exampleConfig]], bytes(0)),
+    ...Object.fromEntries(Object.entries(dialects).map(([name, files]) => [`dialect-${name}`, adapters([files], Buffer.concat([alphas(files[0].split('.alpha"').length - 1), conversion('same')]))])),
+    ...Object.fromEntries([
+      ['kohya', 'diffusers'], ['kohya', 'comfy'], ['diffusers', 'kohya'], ['old', 'kohya'], ['comfy', 'diffusers'], ['xlabs', 'diffusers'],
+      ['peft', 'mlx'], ['mlx', 'peft'], ['peft', 'gguf'], ['mlx', 'gguf'], ['gguf', 'peft'], ['gguf', 'mlx'],
+    ].flatMap(([from, to]) => [true, false].map(keep => [`${from}-${to}${keep ? '' : '-folded'}`, adapters([dialects[from]], Buffer.concat([alphas(dialects[from][0].split('.alpha"').length - 1), conversion(to, keep)]))]))),
+    'peft-gguf-q8_0': adapters([dialects.peft], conversion('gguf', false, 5)),
+    'gguf-gguf-q8_0': adapters([dialects.gguf], conversion('gguf', false, 5)),
+    'kohya-and-diffusers': adapters([dialects.kohya, dialects.diffusers], Buffer.concat([alphas(2), conversion('same', false)])),
+    'peft-and-gguf': adapters([dialects.peft, dialects.gguf], conversion('same', false)),
+    'kohya-twice': adapters([dialects.kohya, dialects.kohya], Buffer.concat([alphas(4), conversion('same', false)])),
   })
+
+  const adapterKeys = { 'general.architecture': 'llama', 'general.type': 'adapter', 'adapter.type': 'lora', 'adapter.lora.alpha': float(16) }
+  const q = [['blk.0.attn_q.weight.lora_a', 0, [8, 2], 64], ['blk.0.attn_q.weight.lora_b', 1, [2, 8], 32]]
+  const down = [['blk.0.ffn_down.weight.lora_a', 8, [32, 2], 68], ['blk.0.ffn_down.weight.lora_b', 30, [2, 8], 32]]
+  await write('gguf', {
+    adapter: gguf(adapterKeys, [...q, ...down]),
+    embedding: gguf(adapterKeys, [['token_embd.weight.lora_a', 0, [2, 9], 72], ['token_embd.weight.lora_b', 0, [2, 8], 64]]),
+    old: gguf(adapterKeys, q, 2),
+    alone: gguf(adapterKeys, down.slice(0, 1)),
+    tokens: gguf({ ...adapterKeys, 'adapter.alora.invocation_tokens': [1, 2, 3] }, down),
+    aligned: gguf({ 'general.alignment': 64, ...adapterKeys }, [['blk.0.ffn_up.weight.lora_a', 0, [8, 2], 64], ['blk.0.ffn_up.weight.lora_b', 0, [2, 8], 64]], 3, 64),
+    base: gguf(
+      { 'general.architecture': 'llama', 'llama.attention.head_count': 4, 'llama.attention.head_count_kv': 2, 'tokenizer.ggml.tokens': ['<s>', 'a', 'é'], 'tokenizer.ggml.add_bos_token': true },
+      [['token_embd.weight', 12, [256, 2], 288], ['output.weight', 14, [256, 2], 420], ['blk.0.attn_norm.weight', 0, [256], 1024]],
+    ),
+    empty: gguf({}, []),
+    made: Buffer.concat([bytes(0, 0), golden.data.subarray(0, 100)]),
+    'made-adapter': bytes(0, 0, 3, 3, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+  })
+  await write('expand', Object.fromEntries([0, 1, 2].flatMap(composition => [0, 1, 2].flatMap(form => [0, 2].map(axes => [
+    `${['single', 'hadamard', 'kronecker'][composition]}-${['full', 'pair', 'mid'][form]}-${axes}`,
+    Buffer.concat([bytes(composition, axes, ...[2, 1].slice(0, axes), 0, 4, 0, 5, form, 0, 2, 0, 0, 0, form, 0, 1, 0, 0, 0), golden.data.subarray(10 * form, 10 * form + 200)]),
+  ])))))
 
   const values = golden.data.subarray(0, 480)
   await write('kernels', {
@@ -145,5 +243,14 @@ await main(async () => {
       [`method-${method}-varied`, Buffer.concat([bytes(method % 3, method), data])],
     ]
   })
-  await write('merge', Object.fromEntries(merges.flat()))
+  // Conversions within a naming (0 language models, 2 image models) from its first three dialects.
+  const conversions = [[0, ['peft', 'mlx', 'gguf']], [2, ['diffusers', 'kohya', 'comfy']]].flatMap(([naming, names]) => names.flatMap((from, number) => names.flatMap(to => [false, true].map(keep => [
+    `${from}-${to}${keep ? '-kept' : ''}`,
+    Buffer.concat([bytes(0), conversion(to, keep, to === 'gguf' && !keep ? 5 : 0), bytes(naming, number, 7, 3, 1, 0, 3, 3, 0, 3, 3, 0, 0), golden.data.subarray(100 * number, 100 * number + 400)]),
+  ]))))
+  const mixed = [0, 2].flatMap(naming => [0, 1, 2].map(number => [
+    `mixed-${naming}-${number}`,
+    Buffer.concat([bytes(1, 0), Buffer.alloc(14), bytes(1, 0, 2, 2, 0, naming, number), golden.data.subarray(300, 900)]),
+  ]))
+  await write('merge', Object.fromEntries([...merges.flat(), ...conversions, ...mixed]))
 })

@@ -1,30 +1,40 @@
-// Headers and configs, divided by bytes 0xFF, as adapters of any size; behind them a recipe. What can be
-// planned is laid out whole, and what it would write is an adapter again.
+// Headers and configs, divided by bytes 0xFF, as adapters of any dialect and size; behind them values of
+// alphas, a base model and a recipe. What can be planned is laid out whole, and what it would write is an
+// adapter again. A config that begins with "GGUF" stands for the metadata of a GGUF file, as JSON, whose
+// tensors are those of the header.
 
 #include <cmath>
 
 #include "base/checked.h"
-#include "base/limits.h"
 #include "base/random.h"
+#include "format/gguf.h"
 #include "format/json.h"
-#include "job/session.h"
+#include "plan.h"
 #include "recipe.h"
 
 namespace lego::fuzz {
 namespace {
 
-/// Bytes of a tensor as a header's entry describes it; nothing where it does not, or they are not whole.
-std::optional<uint64_t> bytesOfEntry(const Json& entry) {
+std::optional<DType> anyDtype(std::string_view name) {
+  for (size_t i = 0; i < kDTypes; ++i) {
+    if (nameOf(static_cast<DType>(i)) == name) return static_cast<DType>(i);
+  }
+  return std::nullopt;
+}
+
+/// A tensor as a header's entry describes it, without its place; nothing where it does not.
+std::optional<TensorInfo> tensorOf(const std::string& name, const Json& entry) {
   if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape")) return std::nullopt;
-  const Json &name = entry["dtype"], &shape = entry["shape"];
-  const auto dtype = name.is_string() ? dtypeOf(*name.get_ptr<const std::string*>()) : std::nullopt;
+  const Json &dtypeName = entry["dtype"], &shape = entry["shape"];
+  const auto dtype =
+      dtypeName.is_string() ? anyDtype(*dtypeName.get_ptr<const std::string*>()) : std::nullopt;
   if (!dtype || !shape.is_array()) return std::nullopt;
-  std::optional<uint64_t> bits = bitsOf(*dtype);
+  TensorInfo tensor{name, *dtype, {}, 0, 0};
   for (const Json& side : shape) {
     if (!side.is_number_unsigned()) return std::nullopt;
-    bits = bits ? checkedMultiply(*bits, side.get<uint64_t>()) : bits;
+    tensor.shape.push_back(side.get<uint64_t>());
   }
-  return bits && *bits % 8 == 0 ? std::optional(*bits / 8) : std::nullopt;
+  return tensor;
 }
 
 /// The header with its tensors one after the other; as it stands where it is no JSON.
@@ -33,7 +43,8 @@ std::string withOffsets(Bytes text) {
   if (!header.is_object()) return std::string(textOf(text));
   uint64_t position = 0;
   for (auto& [name, entry] : header.items()) {
-    const auto bytes = bytesOfEntry(entry);
+    const auto tensor = tensorOf(name, entry);
+    const auto bytes = tensor ? lego::bytesOf(tensor->dtype, tensor->shape) : std::nullopt;
     const auto end = bytes ? checkedAdd(position, *bytes) : bytes;
     if (!end) continue;
     entry["data_offsets"] = {position, *end};
@@ -42,94 +53,79 @@ std::string withOffsets(Bytes text) {
   return header.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-Status addTo(Session& session, Bytes json, Bytes configText) {
-  const auto header = withPrefix(json);
-  const auto config = configText.empty() ? std::nullopt : std::optional(textOf(configText));
-  const Status added = session.addAdapter({"adapter", "file", "config"}, header,
-                                          wholeSize(header).value_or(header.size()), config);
+constexpr std::string_view kGguf = "GGUF";
+
+/// A GGUF file's header and size, out of a header and metadata in JSON.
+struct GgufFile {
+  std::string header;
+  uint64_t size = 0;
+};
+std::optional<GgufFile> ggufOf(Bytes text, Bytes metadataText) {
+  const Json tensors = Json::parse(textOf(text), nullptr, /*allow_exceptions=*/false);
+  const Json values = Json::parse(textOf(metadataText), nullptr, /*allow_exceptions=*/false);
+  if (!tensors.is_object() || !values.is_object()) return std::nullopt;
+  Header header;
+  for (const auto& [name, entry] : tensors.items()) {
+    if (auto tensor = tensorOf(name, entry)) header.tensors.push_back(std::move(*tensor));
+  }
+  std::vector<std::pair<std::string, gguf::Value>> metadata;
+  for (const auto& [key, value] : values.items()) {
+    if (value.is_string()) metadata.emplace_back(key, *value.get_ptr<const std::string*>());
+    if (value.is_number_float()) metadata.emplace_back(key, value.get<double>());
+    if (value.is_number_unsigned()) metadata.emplace_back(key, value.get<uint64_t>());
+    if (value.is_array()) metadata.emplace_back(key, gguf::Array{gguf::ValueType::UInt32, 1, {1}});
+  }
+  const auto bytes = gguf::writeHeader(header, metadata);
+  if (!bytes) return std::nullopt;
+  return GgufFile{*bytes, header.tensors.empty() ? bytes->size() : header.tensors.back().end};
+}
+
+/// Whether it was added.
+bool addTo(Session& session, Bytes header, uint64_t fileSize, std::optional<std::string_view> config) {
+  const Status added = session.addAdapter({"adapter", "file", "config"}, header, fileSize, config);
   if (!added) checkError(added.error());
-  return added;
+  return static_cast<bool>(added);
 }
 
-void checkCatalogue(const AdapterFile& adapter) {
-  require(!adapter.catalogue.modules.empty(), "an adapter has modules");
-  for (const AdapterModule& module : adapter.catalogue.modules) {
-    require(module.rank >= 1 && module.in >= 1 && module.out >= 1, "sides are at least 1");
-    require(module.in <= limits::kFactorSide && module.out <= limits::kFactorSide, "sides are bounded");
-    require(std::isfinite(module.scale), "a scale is a number");
-    for (const auto& [factor, side] : {std::pair(&module.a, module.in), std::pair(&module.b, module.out)}) {
-      require(factor->end <= adapter.fileSize, "a factor lies in its file");
-      require(static_cast<unsigned __int128>(module.rank) * side * bitsOf(factor->dtype) ==
-                  static_cast<unsigned __int128>(factor->end - factor->begin) * 8,
-              "a factor is rank times side elements");
-    }
+void addPieces(Session& session, Bytes text, Bytes configText) {
+  if (textOf(configText).starts_with(kGguf)) {
+    if (const auto file = ggufOf(text, configText.subspan(kGguf.size())))
+      addTo(session, bytesOf(file->header), file->size, std::nullopt);
+    return;
   }
+  const auto config = configText.empty() ? std::nullopt : std::optional(textOf(configText));
+  const auto add = [&](Bytes json) {
+    const auto header = withPrefix(json);
+    return addTo(session, header, wholeSize(header).value_or(header.size()), config);
+  };
+  if (!add(text)) add(bytesOf(withOffsets(text)));
 }
 
-/// Batches follow each other through modules, groups and the output file; reads lie in files and buffers.
-void checkLayout(const Plan& plan, std::span<const AdapterFile> adapters) {
-  size_t module = 0, group = 0;
-  uint64_t written = plan.header.size(), largest = 0;
-  for (const PlannedBatch& batch : plan.batches) {
-    require(batch.firstModule == module && batch.endModule > module, "batches follow each other");
-    require(batch.firstGroup == group && batch.endGroup > group, "groups follow each other");
-    require(batch.outputBegin == written && batch.outputEnd >= written, "outputs follow each other");
-    module = batch.endModule, group = batch.endGroup, written = batch.outputEnd;
-    for (const ReadRange& read : batch.reads) {
-      require(read.length <= adapters[read.adapter].fileSize &&
-                  read.offset <= adapters[read.adapter].fileSize - read.length,
-              "reads lie in their files");
-      require(read.length <= batch.inputBytes && read.at <= batch.inputBytes - read.length,
-              "reads have room");
-    }
-    for (size_t g = batch.firstGroup; g < batch.endGroup; ++g) {
-      for (const size_t m : plan.groups[g].modules)
-        require(m >= batch.firstModule && m < batch.endModule, "groups stay in their batch");
-      for (const PlannedFeeder& feeder : plan.groups[g].feeders)
-        require(feeder.module >= batch.firstModule && feeder.module < batch.endModule,
-                "feeders stay in the batch");
-    }
-    for (size_t m = batch.firstModule; m < batch.endModule; ++m) {
-      for (const PlannedSource& source : plan.modules[m].sources) {
-        require(
-            source.atA <= batch.inputBytes && source.a.end - source.a.begin <= batch.inputBytes - source.atA,
-            "A lies in the input buffer");
-        require(
-            source.atB <= batch.inputBytes && source.b.end - source.b.begin <= batch.inputBytes - source.atB,
-            "B lies in the input buffer");
-      }
-    }
-    largest = std::max(largest, batch.inputBytes);
+/// Gives the last adapter its alphas. Whether these are sound.
+bool readAlphas(Session& session, Input& input) {
+  const auto alphas = session.adapters().back().catalogue.alphas;
+  const auto reads = session.alphaReads();
+  require(reads.size() == alphas.size(), "every alpha is read");
+  std::vector<std::byte> bytes;
+  std::vector<float> values;
+  for (size_t i = 0; i < alphas.size(); ++i) {
+    const auto value = takeAlpha(input, alphas[i].tensor.dtype);
+    require(reads[i].offset == alphas[i].tensor.begin && reads[i].length == value.size() &&
+                reads[i].at == bytes.size(),
+            "an alpha is read from its place");
+    bytes.insert(bytes.end(), value.begin(), value.end());
+    toFloatRef(alphas[i].tensor.dtype, value.data(), 1, &values.emplace_back());
   }
-  require(module == plan.modules.size() && group == plan.groups.size(), "every module is in a batch");
-  require(written == plan.outputBytes, "batches fill the output");
-  require(plan.peakBytes >= largest, "the input counts as memory");
-}
-
-/// The output's header and config are an adapter whose modules are those of the plan, at scale 1.
-void checkOutput(const Plan& plan) {
-  for (const PlannedModule& module : plan.modules) {
-    // A pattern longer than limits::kPatternBytes is not read; with escapes a path takes up to two bytes for
-    // one.
-    if (module.path.size() > limits::kPatternBytes / 2) return;
+  const bool sound = std::ranges::all_of(values, [](float x) { return std::isfinite(x) && x != 0; });
+  const Status set = session.setAlphas(bytes);
+  if (!set) checkError(set.error());
+  require(static_cast<bool>(set) == sound, "alphas are numbers other than zero");
+  for (size_t i = 0; i < alphas.size() && sound; ++i) {
+    const AdapterModule& module = session.adapters().back().catalogue.modules[alphas[i].module];
+    require(module.alpha == values[i] && module.scale == module.alpha / static_cast<double>(module.rank),
+            "alpha over rank is the scale");
   }
-  Session session(1);
-  requireOk(
-      session.addAdapter({"merged", "merged", "config"}, bytesOf(plan.header), plan.outputBytes, plan.config),
-      "a merged adapter can be merged again");
-  const Catalogue& catalogue = session.adapters()[0].catalogue;
-  require(catalogue.unsupported.empty(), "a merged adapter is an ordinary one");
-  require(catalogue.modules.size() == plan.modules.size(), "modules come back");
-  for (size_t m = 0; m < plan.modules.size(); ++m) {
-    const AdapterModule& back = catalogue.modules[m];
-    const PlannedModule& planned = plan.modules[m];
-    require(back.path == planned.path && back.kind == planned.kind && back.rank == planned.rank &&
-                back.in == planned.in && back.out == planned.out,
-            "a module comes back");
-    require(back.scale == 1, "a merged adapter has its scale in its factors");
-    require(back.a.begin == planned.a.begin && back.b.begin == planned.b.begin,
-            "factors lie where the plan says");
-  }
+  return sound;
 }
 
 }  // namespace
@@ -175,17 +171,23 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace lego::fuzz;
   const auto parts = pieces(std::as_bytes(std::span(data, size)));
   if (parts.size() > 11) return 0;
+  Input input(parts.size() % 2 == 1 ? parts.back() : Bytes());
   Session session(2);
   for (size_t i = 0; i + 1 < parts.size(); i += 2) {
-    if (!addTo(session, parts[i], parts[i + 1]))
-      (void)addTo(session, bytesOf(withOffsets(parts[i])), parts[i + 1]);
+    const size_t before = session.adapters().size();
+    addPieces(session, parts[i], parts[i + 1]);
+    if (session.adapters().size() == before) continue;
+    checkCatalogue(session.adapters().back(), false);
+    if (!readAlphas(session, input)) return 0;
+    checkCatalogue(session.adapters().back(), true);
   }
-  for (const AdapterFile& adapter : session.adapters()) checkCatalogue(adapter);
 
-  Input input(parts.size() % 2 == 1 ? parts.back() : Bytes());
   std::vector<std::string> globs{"*", "*q_proj", "?*.v_proj"};
-  if (!session.adapters().empty()) globs.push_back(session.adapters()[0].catalogue.modules[0].path);
-  const Status planned = session.makePlan(takeRecipe(input, session.adapters().size(), globs));
+  if (!session.adapters().empty() && !session.adapters()[0].catalogue.modules.empty())
+    globs.push_back(session.adapters()[0].catalogue.modules[0].path);
+  const Recipe recipe = takeRecipe(input, session.adapters().size(), globs);
+  setBase(session, takeBase(input));
+  const Status planned = session.makePlan(recipe);
   if (!planned) {
     checkError(planned.error());
     return 0;

@@ -29,13 +29,14 @@ bool allSame(std::span<const T> x, std::span<const T> y) {
 /// Whether two arrays of stored elements, at any alignment, hold the same values.
 bool sameStored(DType dtype, Bytes x, Bytes y) {
   if (std::ranges::equal(x, y)) return true;
-  const size_t bytes = bitsOf(dtype) / 8;
+  const size_t block = blockOf(dtype), bytes = *lego::bytesOf(dtype, block);
+  std::vector<float> valuesX(block), valuesY(block);
   for (size_t at = 0; at < x.size(); at += bytes) {
-    float values[2];
-    toFloatRef(dtype, x.data() + at, 1, &values[0]);
-    toFloatRef(dtype, y.data() + at, 1, &values[1]);
+    toFloatRef(dtype, x.data() + at, block, valuesX.data());
+    toFloatRef(dtype, y.data() + at, block, valuesY.data());
     const bool equal = std::ranges::equal(x.subspan(at, bytes), y.subspan(at, bytes));
-    if (!equal && !(std::isnan(values[0]) && std::isnan(values[1]))) return false;
+    const auto isNan = [](float value) { return std::isnan(value); };
+    if (!equal && !(std::ranges::all_of(valuesX, isNan) && std::ranges::all_of(valuesY, isNan))) return false;
   }
   return true;
 }
@@ -50,6 +51,11 @@ Shape takeShape(Input& input) {
     case 1: return {input.below(2600), input.between(0, 9)};
     default: return {input.between(0, 40), input.between(0, 40)};
   }
+}
+
+/// Up to whole blocks of the dtype.
+size_t wholeBlocks(DType dtype, size_t length) {
+  return (length + blockOf(dtype) - 1) / blockOf(dtype) * blockOf(dtype);
 }
 
 std::vector<float> takeFloats(Input& input, size_t count) {
@@ -67,12 +73,14 @@ std::vector<float> takeFloats(Input& input, size_t count) {
 }
 
 void checkConversions(Input& input) {
-  constexpr DType kReadable[] = {DType::F16,    DType::BF16,   DType::F32,        DType::F64,
-                                 DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ};
+  constexpr DType kReadable[] = {DType::F16,        DType::BF16,       DType::F32,
+                                 DType::F64,        DType::F8E4M3,     DType::F8E5M2,
+                                 DType::F8E4M3FNUZ, DType::F8E5M2FNUZ, DType::Q8_0};
   const DType dtype = input.oneOf(kReadable);
-  const auto [rows, columns] = takeShape(input);
+  auto [rows, columns] = takeShape(input);
+  columns = wholeBlocks(dtype, columns);
   const size_t offset = input.below(8), gap = input.below(6), elements = rows * columns;
-  const auto stored = repeated(input.rest(), offset + elements * bitsOf(dtype) / 8);
+  const auto stored = repeated(input.rest(), offset + *lego::bytesOf(dtype, elements));
   const std::byte* source = stored.data() + offset;
 
   std::vector<float> fast(elements, -7.0f), reference = fast;
@@ -97,11 +105,13 @@ void checkConversions(Input& input) {
 }
 
 void checkPacking(Input& input) {
-  constexpr DType kWritable[] = {DType::F16, DType::BF16, DType::F32, DType::F64};
+  constexpr DType kWritable[] = {DType::F16, DType::BF16, DType::F32, DType::F64, DType::Q8_0};
   const DType dtype = input.oneOf(kWritable);
-  const auto [rows, columns] = takeShape(input);
+  auto [rows, columns] = takeShape(input);
+  rows = wholeBlocks(dtype, rows);
+  columns = wholeBlocks(dtype, columns);
   const size_t offset = input.below(8), stride = columns + input.below(6),
-               bytes = rows * columns * bitsOf(dtype) / 8;
+               bytes = *lego::bytesOf(dtype, rows * columns);
   const auto factors = takeFloats(input, rows);
   const auto units = takeFloats(input, rows * stride);
 
@@ -115,9 +125,10 @@ void checkPacking(Input& input) {
             transposed ? "packColumns" : "packRows");
     require(sameMagnitude(x, y), "magnitude of what is packed");
   }
-  std::vector<std::byte> target(offset + units.size() * bitsOf(dtype) / 8), targetRef = target;
-  fromFloat(dtype, units.data(), units.size(), target.data() + offset);
-  fromFloatRef(dtype, units.data(), units.size(), targetRef.data() + offset);
+  const size_t whole = units.size() / blockOf(dtype) * blockOf(dtype);
+  std::vector<std::byte> target(offset + *lego::bytesOf(dtype, whole)), targetRef = target;
+  fromFloat(dtype, units.data(), whole, target.data() + offset);
+  fromFloatRef(dtype, units.data(), whole, targetRef.data() + offset);
   require(sameStored(dtype, Bytes(target).subspan(offset), Bytes(targetRef).subspan(offset)), "fromFloat");
 }
 

@@ -1,13 +1,17 @@
-// A whole small merge: up to three adapters of a few modules, any method and recipe, any values. The fast
-// kernels and the references give the same bytes and reports or the same error, and what is written is
-// finite.
+// A whole small merge: up to three adapters of a few modules, in dialects of one naming, written in any
+// format, with any method and recipe and any values. The fast kernels and the references give the same bytes
+// and reports or the same error, and what is written is finite.
 
 #include <bit>
 #include <cmath>
 #include <set>
 
+#include "adapter/translate.h"
+#include "adapter/write_adapter.h"
 #include "base/random.h"
+#include "format/gguf.h"
 #include "job/session.h"
+#include "plan.h"
 #include "recipe.h"
 #include "tensor/convert.h"
 
@@ -21,27 +25,52 @@ struct Adapter {
 };
 
 struct Module {
-  std::string path;
+  std::string path;   // as transformers or diffusers has it
+  std::string fused;  // ComfyUI's name of a module that has this as a third of its rows
   ModuleKind kind = ModuleKind::Linear;
-  std::vector<uint64_t> in;  // the sides of A but the rank
-  uint64_t out = 0;
+  uint64_t in = 0, out = 0;
+  std::vector<uint64_t> kernel;
 };
 
 /// Modules that read the same input, and one that reads what two others write, as in a transformer's layer.
-std::vector<Module> takeModules(Input& input) {
-  constexpr const char* kPaths[] = {"l.0.self_attn.q_proj", "l.0.self_attn.k_proj", "l.0.self_attn.v_proj",
-                                    "l.0.mlp.gate_proj",    "l.0.mlp.up_proj",      "l.0.mlp.down_proj"};
-  const uint64_t sides[] = {input.between(1, 16), input.between(1, 16), 1};
-  const size_t count = input.between(1, 3), first = input.below(std::size(kPaths));
+std::vector<Module> takeModules(Input& input, Naming naming) {
+  constexpr const char* kTransformers[] = {"model.layers.0.self_attn.q_proj",
+                                           "model.layers.0.self_attn.k_proj",
+                                           "model.layers.0.self_attn.v_proj",
+                                           "model.layers.0.mlp.gate_proj",
+                                           "model.layers.0.mlp.up_proj",
+                                           "model.layers.0.mlp.down_proj",
+                                           "model.embed_tokens",
+                                           "lm_head"};
+  constexpr const char* kDiffusion[] = {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+                                        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k",
+                                        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_v",
+                                        "unet.down_blocks.0.resnets.0.conv1",
+                                        "unet.mid_block.attentions.0.proj_in",
+                                        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+                                        "transformer.transformer_blocks.0.attn.to_q",
+                                        "transformer.transformer_blocks.0.attn.to_k"};
+  const bool isDiffusion = naming == Naming::Diffusion;
+  const auto& paths = isDiffusion ? kDiffusion : kTransformers;
+  // Blocks of Q8_0 are 32 elements; heads have an even number of rows.
+  const uint64_t sides[] = {input.between(1, 16), 2 * input.between(1, 8), 1, 32};
+  const size_t count = input.between(1, 3), first = input.below(std::size(paths));
   std::vector<Module> modules;
   for (size_t m = 0; m < count; ++m) {
-    Module module{kPaths[(first + m) % std::size(kPaths)],
-                  ModuleKind::Linear,
-                  {input.oneOf(sides)},
-                  input.oneOf(sides)};
+    const size_t number = (first + m) % std::size(paths);
+    Module module{paths[number], {}, ModuleKind::Linear, input.oneOf(sides), input.oneOf(sides), {}};
+    if (isDiffusion && number >= 6) {
+      module.out = module.in;
+      module.fused = "diffusion_model.double_blocks.0.img_attn.qkv";
+    }
     const size_t kind = input.below(6);
-    if (kind == 1) module.kind = ModuleKind::Embedding;
-    if (kind == 2) module.kind = ModuleKind::Convolution, module.in = {module.in[0], input.between(1, 3), 1};
+    const bool isEmbedding = module.path == "model.embed_tokens";
+    if (isEmbedding ? kind != 1 : kind == 1 && !isDiffusion) module.kind = ModuleKind::Embedding;
+    if (kind == 2 && !isEmbedding) {
+      module.kind = ModuleKind::Convolution;
+      module.kernel = {input.between(1, 3), 1};
+      module.in *= module.kernel[0];
+    }
     modules.push_back(std::move(module));
   }
   return modules;
@@ -50,7 +79,7 @@ std::vector<Module> takeModules(Input& input) {
 /// Elements of a factor: any bits, ordinary values, few different ones, or none but zero.
 std::vector<std::byte> takeValues(Input& input, DType dtype, size_t count) {
   const size_t mode = input.below(6);
-  std::vector<std::byte> bytes(count * bitsOf(dtype) / 8);
+  std::vector<std::byte> bytes(*lego::bytesOf(dtype, count));
   if (mode == 0) return bytes;
   if (mode == 1) {
     for (std::byte& byte : bytes) byte = input.take<std::byte>();
@@ -82,51 +111,91 @@ uint64_t product(const std::vector<uint64_t>& shape) {
   return result;
 }
 
-Adapter takeAdapter(Input& input, const std::vector<Module>& modules) {
-  constexpr DType kDtypes[] = {DType::F32, DType::F16,    DType::BF16,
-                               DType::F64, DType::F8E4M3, DType::F8E5M2FNUZ};
-  const DType dtype = input.oneOf(kDtypes);
+/// What a dialect calls a module, and how much larger it is there; nothing where it does not have it.
+std::optional<MergedModule> moduleIn(Dialect dialect, const Module& module, uint64_t rank) {
+  const bool isFused = !module.fused.empty() && (dialect == Dialect::Kohya || dialect == Dialect::Comfy);
+  DiffusionFamilies families = setOf(DiffusionFamily::Sd1);
+  if (!module.fused.empty()) families = setOf(DiffusionFamily::Flux);
+  auto name = isFused ? std::optional(module.fused) : nameIn(dialect, module.path, families);
+  if (isFused && dialect == Dialect::Kohya) name = "lora_unet_double_blocks_0_img_attn_qkv";
+  if (!name || !checkWritable(dialect, *name, module.kind)) return std::nullopt;
+  return MergedModule{*name,         module.kind, module.in,    module.out * (isFused ? 3 : 1),
+                      module.kernel, rank,        /*scale=*/1.0};
+}
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.17g", std::isfinite(value) ? value : 1.0);
+  return text;
+}
+
+/// Writes the header in front of the data, which is that of one tensor after the other, and the padding
+/// between them.
+std::vector<std::byte> fileOf(Dialect dialect, Header& header, std::span<const std::vector<std::byte>> data,
+                              double alpha, uint64_t& headerBytes) {
+  const bool isGguf = infoOf(dialect).isGguf;
+  const auto text = isGguf ? gguf::writeHeader(header, {{"general.type", std::string("adapter")},
+                                                        {"adapter.type", std::string("lora")},
+                                                        {"general.architecture", std::string("llama")},
+                                                        {"adapter.lora.alpha", static_cast<float>(alpha)}})
+                           : safetensors::writeHeader(header);
+  requireOk(text, "a small header can be written");
+  headerBytes = text->size();
+  std::vector<std::byte> file(bytesOf(*text).begin(), bytesOf(*text).end());
+  for (size_t i = 0; i < data.size(); ++i) {
+    file.resize(header.tensors[i].begin);
+    file.insert(file.end(), data[i].begin(), data[i].end());
+  }
+  if (isGguf) file.resize(file.size() + gguf::paddingAfter(file.size()));
+  return file;
+}
+
+Adapter takeAdapter(Input& input, Dialect dialect, const std::vector<Module>& modules) {
+  constexpr DType kDtypes[] = {DType::F32,    DType::F16,        DType::BF16, DType::F64,
+                               DType::F8E4M3, DType::F8E5M2FNUZ, DType::Q8_0};
+  const DialectInfo& info = infoOf(dialect);
+  DType dtype = input.oneOf(kDtypes);
+  // Each container has dtypes that the other one lacks.
+  if (info.isGguf ? dtype == DType::F64 || isFloat8(dtype) : dtype == DType::Q8_0) dtype = DType::F32;
   Header header;
-  std::vector<std::byte> data;
+  std::vector<std::vector<std::byte>> data;
+  std::set<std::string> names;
   std::string ranks;
   for (const Module& module : modules) {
-    const uint64_t rank = input.between(ranks.empty() ? 1 : 0, 4);
-    if (rank == 0) continue;
-    const bool embedding = module.kind == ModuleKind::Embedding;
-    const std::string key = "base_model.model." + module.path;
-    std::vector<uint64_t> a = module.in, b{module.out, rank};
-    a.insert(a.begin(), rank);
-    if (module.kind == ModuleKind::Convolution) b.insert(b.end(), 2, 1);
-    for (const auto& [name, shape] : {std::pair(embedding ? ".lora_embedding_A" : ".lora_A.weight", &a),
-                                      std::pair(embedding ? ".lora_embedding_B" : ".lora_B.weight", &b)}) {
-      header.tensors.push_back({key + name, dtype, *shape, 0, 0});
-      const auto values = takeValues(input, dtype, product(*shape));
-      data.insert(data.end(), values.begin(), values.end());
+    const uint64_t rank = input.between(names.empty() ? 1 : 0, 4);
+    const auto own = rank == 0 ? std::nullopt : moduleIn(dialect, module, rank);
+    if (!own || !names.insert(own->path).second) continue;
+    auto factors = factorsOf(dialect, *own, dtype);
+    for (TensorInfo* tensor : {&factors.a, &factors.b}) {
+      if (!lego::bytesOf(tensor->dtype, tensor->shape)) tensor->dtype = DType::F16;
+      data.push_back(takeValues(input, tensor->dtype, product(tensor->shape)));
+      header.tensors.push_back(std::move(*tensor));
     }
-    ranks += (ranks.empty() ? "\"" : ",\"") + module.path + "\":" + std::to_string(rank);
+    if (info.alphaTensors && input.flag()) {
+      header.tensors.push_back({keyOf(dialect, own->path, own->kind, Part::Alpha), dtype, {}, 0, 0});
+      data.push_back(takeAlpha(input, dtype));
+    }
+    ranks += (ranks.empty() ? "\"" : ",\"") + own->path + "\":" + std::to_string(rank);
   }
   const double alpha = takeNumber(input);
   const size_t flags = input.below(64);
-  char number[32];
-  std::snprintf(number, sizeof number, "%.17g", std::isfinite(alpha) ? alpha : 1.0);
-  const auto text = safetensors::writeHeader(header);
-  requireOk(text, "a small header can be written");
   Adapter adapter;
-  adapter.headerBytes = text->size();
-  adapter.file.assign(bytesOf(*text).begin(), bytesOf(*text).end());
-  adapter.file.insert(adapter.file.end(), data.begin(), data.end());
-  adapter.config = std::string("{\"peft_type\":\"LORA\",\"lora_alpha\":") + number +
-                   ",\"use_rslora\":" + (flags & 1 ? "true" : "false") +
-                   ",\"fan_in_fan_out\":" + (flags == 62 ? "true" : "false") + ",\"rank_pattern\":{" + ranks +
-                   "}}";
+  adapter.file = fileOf(dialect, header, data, alpha, adapter.headerBytes);
+  if (dialect == Dialect::Mlx)
+    adapter.config = "{\"fine_tune_type\":\"lora\",\"lora_parameters\":{\"scale\":" + number(alpha) + "}}";
+  if (dialect == Dialect::Peft)
+    adapter.config = std::string("{\"peft_type\":\"LORA\",\"lora_alpha\":") + number(alpha) +
+                     ",\"use_rslora\":" + (flags & 1 ? "true" : "false") +
+                     ",\"fan_in_fan_out\":" + (flags == 62 ? "true" : "false") + ",\"rank_pattern\":{" +
+                     ranks + "}}";
   return adapter;
 }
 
 struct Outcome {
   std::optional<Error> error;
   std::vector<std::byte> file;
-  uint64_t headerBytes = 0;
   std::string config;
+  Plan plan;
   std::vector<ModuleReport> reports;
 };
 
@@ -138,15 +207,27 @@ Status readBatch(Session& session, const std::vector<Adapter>& adapters, size_t 
   return {};
 }
 
+Status addTo(Session& session, const Adapter& adapter) {
+  const auto config = adapter.config.empty() ? std::nullopt : std::optional<std::string_view>(adapter.config);
+  const Status added =
+      session.addAdapter({"adapter", "file", "config"}, Bytes(adapter.file).first(adapter.headerBytes),
+                         adapter.file.size(), config);
+  if (!added) return added;
+  std::vector<std::byte> alphas;
+  for (const ReadRange& read : session.alphaReads()) {
+    const Bytes bytes = Bytes(adapter.file).subspan(read.offset, read.length);
+    alphas.insert(alphas.end(), bytes.begin(), bytes.end());
+  }
+  return session.setAlphas(alphas);
+}
+
 Status mergeInto(Outcome& outcome, const std::vector<Adapter>& adapters, const Recipe& recipe,
-                 const Kernels& kernels) {
+                 const std::optional<std::string>& base, const Kernels& kernels) {
   Session session(1, kernels);
   for (const Adapter& adapter : adapters) {
-    const Status added =
-        session.addAdapter({"adapter", "file", "config"}, Bytes(adapter.file).first(adapter.headerBytes),
-                           adapter.file.size(), adapter.config);
-    if (!added) return added;
+    if (Status added = addTo(session, adapter); !added) return added;
   }
+  setBase(session, base);
   if (Status planned = session.makePlan(recipe); !planned) return planned;
   if (!session.plan().ranksAreKnown) {
     for (size_t i = 0; i < session.plan().batches.size(); ++i) {
@@ -157,8 +238,8 @@ Status mergeInto(Outcome& outcome, const std::vector<Adapter>& adapters, const R
   }
   const Plan& plan = session.plan();
   outcome.file.assign(bytesOf(plan.header).begin(), bytesOf(plan.header).end());
-  outcome.headerBytes = plan.header.size();
   outcome.config = plan.config;
+  outcome.plan = plan;
   for (size_t i = 0; i < plan.batches.size(); ++i) {
     if (Status read = readBatch(session, adapters, i); !read) return read;
     const auto output = session.run(i);
@@ -170,9 +251,10 @@ Status mergeInto(Outcome& outcome, const std::vector<Adapter>& adapters, const R
   return {};
 }
 
-Outcome merge(const std::vector<Adapter>& adapters, const Recipe& recipe, const Kernels& kernels) {
+Outcome merge(const std::vector<Adapter>& adapters, const Recipe& recipe,
+              const std::optional<std::string>& base, const Kernels& kernels) {
   Outcome outcome;
-  if (Status done = mergeInto(outcome, adapters, recipe, kernels); !done) outcome.error = done.error();
+  if (Status done = mergeInto(outcome, adapters, recipe, base, kernels); !done) outcome.error = done.error();
   return outcome;
 }
 
@@ -190,28 +272,31 @@ bool same(const ModuleReport& x, const ModuleReport& y) {
          same(x.quality.error, y.quality.error) && same(x.quality.inputCosine, y.quality.inputCosine);
 }
 
-bool isFinite(DType dtype, const std::byte* element) {
-  if (dtype == DType::F64) {
-    double value;
-    std::memcpy(&value, element, sizeof value);
-    return std::isfinite(value);
+bool isFinite(const TensorInfo& tensor, const std::byte* data) {
+  const auto elements = static_cast<size_t>(product(tensor.shape));
+  const auto finite = [](auto value) { return std::isfinite(value); };
+  if (tensor.dtype == DType::F64) {
+    std::vector<double> values(elements);
+    std::memcpy(values.data(), data, elements * sizeof(double));
+    return std::ranges::all_of(values, finite);
   }
-  float value;
-  toFloatRef(dtype, element, 1, &value);
-  return std::isfinite(value);
+  std::vector<float> values(elements);
+  toFloatRef(tensor.dtype, data, elements, values.data());
+  return std::ranges::all_of(values, finite);
 }
 
-void checkOutput(const Outcome& outcome) {
+void checkMerged(const Outcome& outcome) {
+  checkOutput(outcome.plan);
   Session session(1);
-  requireOk(session.addAdapter({"merged", "merged", "config"}, Bytes(outcome.file).first(outcome.headerBytes),
-                               outcome.file.size(), outcome.config),
-            "a merged adapter can be merged again");
+  addWritten(session, outcome.file, outcome.file.size(), outcome.config);
   for (const AdapterModule& module : session.adapters()[0].catalogue.modules) {
-    require(module.scale == 1, "a merged adapter has its scale in its factors");
-    for (const TensorInfo* tensor : {&module.a, &module.b}) {
-      for (uint64_t at = tensor->begin; at < tensor->end; at += bitsOf(tensor->dtype) / 8)
-        require(isFinite(tensor->dtype, outcome.file.data() + at), "what is written is finite");
-    }
+    for (const TensorInfo* tensor : {&module.a, &module.b})
+      require(isFinite(*tensor, outcome.file.data() + tensor->begin), "what is written is finite");
+  }
+  for (const PlannedFiller& filler : outcome.plan.fillers) {
+    require(std::ranges::equal(bytesOf(filler.bytes),
+                               Bytes(outcome.file).subspan(filler.at, filler.bytes.size())),
+            "fillers are written");
   }
 }
 
@@ -223,21 +308,25 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace lego::fuzz;
   Input input(std::as_bytes(std::span(data, size)));
   const size_t count = input.between(1, 3);
-  const std::string globs[] = {"*", "*q_proj", "*_proj", "l.?.mlp.*"};
+  const std::string globs[] = {"*", "*q_proj", "*_proj", "*.?.mlp.*"};
   const Recipe recipe = takeRecipe(input, count, globs);
-  const auto modules = takeModules(input);
+  const auto base = takeBase(input);
+  constexpr Dialect kTransformers[] = {Dialect::Peft, Dialect::Mlx, Dialect::Gguf};
+  constexpr Dialect kDiffusion[] = {Dialect::Diffusers, Dialect::Kohya, Dialect::Comfy};
+  const Naming naming = input.below(3) == 2 ? Naming::Diffusion : Naming::Transformers;
+  const auto& choices = naming == Naming::Diffusion ? kDiffusion : kTransformers;
+  Dialect dialect = input.oneOf(choices);
+  const auto modules = takeModules(input, naming);
   std::vector<Adapter> adapters;
   for (size_t i = 0; i < count; ++i) {
     // Copies cancel and coincide, where much has to be decided between equals.
-    if (i > 0 && input.below(4) == 1) {
-      adapters.push_back(adapters.back());
-    } else {
-      adapters.push_back(takeAdapter(input, modules));
-    }
+    const size_t choice = i == 0 ? 0 : input.below(4);
+    if (choice == 2) dialect = input.oneOf(choices);
+    adapters.push_back(choice == 1 ? adapters.back() : takeAdapter(input, dialect, modules));
   }
 
-  const Outcome fast = merge(adapters, recipe, kFastKernels),
-                reference = merge(adapters, recipe, kReferenceKernels);
+  const Outcome fast = merge(adapters, recipe, base, kFastKernels),
+                reference = merge(adapters, recipe, base, kReferenceKernels);
   require(fast.error.has_value() == reference.error.has_value(),
           "both kernels come to an end of the same kind");
   if (fast.error) {
@@ -250,6 +339,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   require(std::ranges::equal(fast.reports, reference.reports,
                              [](const auto& x, const auto& y) { return same(x, y); }),
           "both kernels give the same report");
-  checkOutput(fast);
+  checkMerged(fast);
   return 0;
 }

@@ -1,9 +1,11 @@
-// A recipe out of a fuzzer's bytes.
+// A recipe, and what else a user says, out of a fuzzer's bytes.
 #pragma once
 
+#include "adapter/dialect.h"
 #include "fuzz.h"
-#include "job/recipe.h"
+#include "job/session.h"
 #include "merge/registry.h"
+#include "tensor/convert.h"
 
 namespace lego::fuzz {
 
@@ -67,7 +69,7 @@ inline Recipe takeRecipe(Input& input, size_t adapters, std::span<const std::str
     }
   }
   recipe.scale = input.below(4) == 3 ? takeNumber(input) : 1;
-  constexpr const char* kDtypes[] = {"same", "f64", "f32", "f16", "bf16"};
+  constexpr const char* kDtypes[] = {"same", "f64", "f32", "f16", "bf16", "q8_0"};
   recipe.dtype = input.oneOf(kDtypes);
   recipe.seed = input.take<uint8_t>();
   const size_t more = input.below(16);
@@ -83,7 +85,56 @@ inline Recipe takeRecipe(Input& input, size_t adapters, std::span<const std::str
   if (more == 3) {
     for (size_t i = 0; i < recipe.rank; ++i) recipe.start.push_back(static_cast<uint32_t>(input.below(9)));
   }
+  // At times a dialect of the other naming, or none.
+  const size_t format = input.below(3 * dialects().size());
+  if (format > 0) recipe.format = format <= dialects().size() ? dialects()[format - 1].name : "same";
+  if (anything && input.flag()) recipe.format = "none";
+  recipe.metadata = !input.flag();
+  if (input.below(4) == 3) {
+    recipe.keepScales = true;
+    // As a conversion asks for it.
+    if (!anything && adapters == 1) {
+      Recipe conversion;
+      conversion.method = "cat";
+      conversion.dtype = recipe.dtype;
+      conversion.format = recipe.format;
+      conversion.metadata = recipe.metadata;
+      conversion.keepScales = true;
+      return conversion;
+    }
+  }
   return recipe;
+}
+
+/// The text of a base model's config.json; nothing for half of all inputs.
+inline std::optional<std::string> takeBase(Input& input) {
+  if (!input.flag()) return std::nullopt;
+  constexpr const char* kTypes[] = {"llama", "qwen2", "mistral", "gpt2", "phi3", "unheard-of", ""};
+  const std::string type = input.oneOf(kTypes);
+  const size_t heads = input.below(9), keyHeads = input.below(5);
+  const bool tied = input.flag();
+  return "{\"model_type\":\"" + type + "\",\"num_attention_heads\":" + std::to_string(heads) +
+         ",\"num_key_value_heads\":" + std::to_string(keyHeads) +
+         ",\"tie_word_embeddings\":" + (tied ? "true" : "false") + "}";
+}
+
+/// Tells the session the base model, if there is one.
+inline void setBase(Session& session, const std::optional<std::string>& config) {
+  if (!config) return;
+  if (const Status set = session.setBase("config.json", bytesOf(*config), config->size()); !set)
+    checkError(set.error());
+}
+
+/// Bytes of an alpha's tensor.
+inline std::vector<std::byte> takeAlpha(Input& input, DType dtype) {
+  std::vector<std::byte> bytes(*lego::bytesOf(dtype, 1));
+  const auto value = static_cast<float>(takeNumber(input));
+  if (isFloat8(dtype)) {
+    bytes[0] = input.take<std::byte>();
+  } else {
+    fromFloatRef(dtype, &value, 1, bytes.data());
+  }
+  return bytes;
 }
 
 }  // namespace lego::fuzz

@@ -1,0 +1,198 @@
+// What holds of every adapter that is accepted and of every plan, whatever the dialects.
+#pragma once
+
+#include <cmath>
+#include <map>
+
+#include "adapter/dialect.h"
+#include "base/limits.h"
+#include "format/container.h"
+#include "fuzz.h"
+#include "job/session.h"
+
+namespace lego::fuzz {
+
+using Wide = unsigned __int128;
+
+inline void checkFactor(const TensorInfo& factor, uint64_t rank, uint64_t side, uint64_t fileSize) {
+  require(factor.begin <= factor.end && factor.end <= fileSize, "a factor lies in its file");
+  Wide elements = 1;
+  for (const uint64_t axis : factor.shape) elements *= axis;
+  require(elements == Wide{rank} * side, "a factor is rank times side elements");
+  require(bytesOf(factor.dtype, factor.shape) == factor.end - factor.begin, "a factor has its bytes");
+}
+
+/// `alphasAreRead`: whether scales are final.
+inline void checkCatalogue(const AdapterFile& adapter, bool alphasAreRead) {
+  const Catalogue& catalogue = adapter.catalogue;
+  require(!catalogue.modules.empty() || !catalogue.unsupported.empty(), "an adapter has modules");
+  require(!catalogue.reason.empty(), "it is known how the dialect was told");
+  for (size_t m = 0; m < catalogue.modules.size(); ++m) {
+    const AdapterModule& module = catalogue.modules[m];
+    require(m == 0 || catalogue.modules[m - 1].path < module.path, "modules stand by path");
+    require(module.rank >= 1 && module.in >= 1 && module.out >= 1, "sides are at least 1");
+    require(module.in <= limits::kFactorSide && module.out <= limits::kFactorSide, "sides are bounded");
+    require(std::isfinite(module.scale) && std::isfinite(module.alpha), "a scale is a number");
+    checkFactor(module.a, module.rank, module.in, adapter.fileSize);
+    checkFactor(module.b, module.rank, module.out, adapter.fileSize);
+    uint64_t kernel = 1;
+    for (const uint64_t side : module.kernel) kernel *= side;
+    require(module.in % kernel == 0, "the kernel is a part of the inputs");
+    require(module.kernel.empty() || module.kind == ModuleKind::Convolution,
+            "only convolutions have kernels");
+  }
+  require(!alphasAreRead || catalogue.alphas.empty(), "every alpha has been read");
+  for (const AlphaTensor& alpha : catalogue.alphas) {
+    require(infoOf(catalogue.dialect).naming == Naming::Diffusion, "some dialects have alphas");
+    require(alpha.module < catalogue.modules.size(), "an alpha belongs to a module");
+    require(alpha.tensor.end <= adapter.fileSize &&
+                alpha.tensor.end - alpha.tensor.begin == bytesOf(alpha.tensor.dtype, 1),
+            "an alpha is one element of its file");
+  }
+}
+
+/// Tensors and fillers cover the output without gap or overlap, each within its batch.
+inline void checkCover(const Plan& plan) {
+  std::map<uint64_t, uint64_t> pieces;  // end by begin
+  const auto add = [&](uint64_t begin, uint64_t end) {
+    require(begin < end, "no piece of the output is empty");
+    require(pieces.emplace(begin, end).second, "pieces of the output begin in different places");
+  };
+  for (const PlannedModule& module : plan.modules) {
+    for (const TensorInfo* tensor : {&module.a, &module.b}) {
+      require(bytesOf(tensor->dtype, tensor->shape) == tensor->end - tensor->begin,
+              "a written tensor is as large as its shape asks for");
+      add(tensor->begin, tensor->end);
+    }
+  }
+  for (const PlannedFiller& filler : plan.fillers) {
+    add(filler.at, filler.at + filler.bytes.size());
+    const auto holds = [&](const PlannedBatch& batch) {
+      return filler.at >= batch.outputBegin && filler.at + filler.bytes.size() <= batch.outputEnd;
+    };
+    require(std::ranges::count_if(plan.batches, holds) == 1, "a filler is written with one batch");
+  }
+  uint64_t position = plan.header.size();
+  for (const auto& [begin, end] : pieces) {
+    require(begin == position, "the output has neither gaps nor overlaps");
+    position = end;
+  }
+  require(position == plan.outputBytes, "the output ends with its last piece");
+  for (const PlannedBatch& batch : plan.batches) {
+    for (size_t m = batch.firstModule; m < batch.endModule; ++m) {
+      for (const TensorInfo* tensor : {&plan.modules[m].a, &plan.modules[m].b})
+        require(tensor->begin >= batch.outputBegin && tensor->end <= batch.outputEnd,
+                "a module is written with its batch");
+    }
+  }
+  uint64_t constant = plan.constants.empty() ? 0 : plan.constants.front().begin;
+  for (const TensorInfo& tensor : plan.constants) {
+    require(tensor.begin == constant && tensor.end - tensor.begin == bytesOf(tensor.dtype, 1),
+            "constants follow each other");
+    constant = tensor.end;
+  }
+  require(plan.constants.empty() || constant == plan.header.size(), "constants are the header's end");
+}
+
+/// Batches follow each other through modules, groups and the output file; reads lie in files and buffers.
+inline void checkLayout(const Plan& plan, std::span<const AdapterFile> adapters) {
+  size_t module = 0, group = 0;
+  uint64_t written = plan.header.size(), largest = 0;
+  for (const PlannedBatch& batch : plan.batches) {
+    require(batch.firstModule == module && batch.endModule > module, "batches follow each other");
+    require(batch.firstGroup == group && batch.endGroup > group, "groups follow each other");
+    require(batch.outputBegin == written && batch.outputEnd >= written, "outputs follow each other");
+    module = batch.endModule, group = batch.endGroup, written = batch.outputEnd;
+    for (const ReadRange& read : batch.reads) {
+      require(read.length <= adapters[read.adapter].fileSize &&
+                  read.offset <= adapters[read.adapter].fileSize - read.length,
+              "reads lie in their files");
+      require(read.length <= batch.inputBytes && read.at <= batch.inputBytes - read.length,
+              "reads have room");
+    }
+    for (size_t g = batch.firstGroup; g < batch.endGroup; ++g) {
+      for (const size_t m : plan.groups[g].modules)
+        require(m >= batch.firstModule && m < batch.endModule, "groups stay in their batch");
+      for (const PlannedFeeder& feeder : plan.groups[g].feeders)
+        require(feeder.module >= batch.firstModule && feeder.module < batch.endModule,
+                "feeders stay in the batch");
+    }
+    for (size_t m = batch.firstModule; m < batch.endModule; ++m) {
+      const PlannedModule& planned = plan.modules[m];
+      require(planned.written >= planned.rank, "no rank is left out");
+      for (const PlannedSource& source : planned.sources) {
+        const uint64_t a = source.a.end - source.a.begin, b = source.b.end - source.b.begin;
+        require(source.atA <= batch.inputBytes && a <= batch.inputBytes - source.atA,
+                "A lies in the input buffer");
+        require(source.atB <= batch.inputBytes && b <= batch.inputBytes - source.atB,
+                "B lies in the input buffer");
+        // Of a fused module a source has its rows only.
+        checkFactor(source.a, source.rank, planned.in, adapters[source.adapter].fileSize);
+        checkFactor(source.b, source.rank, planned.out, adapters[source.adapter].fileSize);
+        require(source.rowHeads == 0 || planned.out % source.rowHeads == 0, "rows are whole heads");
+      }
+      require(planned.rowHeads == 0 || planned.out % planned.rowHeads == 0, "rows are whole heads");
+    }
+    largest = std::max(largest, batch.inputBytes);
+  }
+  require(module == plan.modules.size() && group == plan.groups.size(), "every module is in a batch");
+  require(written == plan.outputBytes, "batches fill the output");
+  require(plan.peakBytes >= largest, "the input counts as memory");
+  checkCover(plan);
+}
+
+/// Whether the dialect can say a scale only with the precision of its alphas, which are binary32.
+inline bool isScale(double back, double planned, Dialect dialect) {
+  const double rounding = infoOf(dialect).alphaTensors ? 1e-7 : 1e-15;
+  return std::abs(back - planned) <= rounding * std::abs(planned);
+}
+
+/// An adapter that was written: its first bytes, with all alphas.
+inline void addWritten(Session& session, Bytes start, uint64_t fileSize, const std::string& config) {
+  const auto needed = headerNeeds(start, fileSize);
+  requireOk(needed, "a written header can be told");
+  require(*needed <= start.size(), "a written header is whole");
+  const auto text = config.empty() ? std::nullopt : std::optional<std::string_view>(config);
+  requireOk(session.addAdapter({"merged", "merged", "config"}, start.first(*needed), fileSize, text),
+            "a merged adapter can be merged again");
+  std::vector<std::byte> alphas;
+  for (const ReadRange& read : session.alphaReads()) {
+    require(read.offset + read.length <= start.size(), "alphas stand in front");
+    const Bytes bytes = start.subspan(read.offset, read.length);
+    alphas.insert(alphas.end(), bytes.begin(), bytes.end());
+  }
+  requireOk(session.setAlphas(alphas), "written alphas are alphas");
+}
+
+/// The output's header and config are an adapter of the planned dialect, with the modules and scales of the
+/// plan.
+inline void checkOutput(const Plan& plan) {
+  const DialectInfo& dialect = infoOf(plan.dialect);
+  for (const PlannedModule& module : plan.modules) {
+    // Where there are patterns, one longer than limits::kPatternBytes is not read; with escapes a path takes
+    // up to two bytes for one.
+    const bool hasPatterns = plan.dialect == Dialect::Peft || plan.dialect == Dialect::Diffusers;
+    if (hasPatterns && module.name.size() > limits::kPatternBytes / 2) return;
+  }
+  Session session(1);
+  addWritten(session, bytesOf(plan.header), plan.outputBytes, plan.config);
+  checkCatalogue(session.adapters()[0], true);
+  const Catalogue& catalogue = session.adapters()[0].catalogue;
+  require(catalogue.dialect == plan.dialect, "a merged adapter is of the planned dialect");
+  require(catalogue.unsupported.empty(), "a merged adapter is an ordinary one");
+  require(catalogue.modules.size() == plan.modules.size(), "modules come back");
+  require(plan.architecture == catalogue.info.architecture, "the architecture comes back");
+  for (const PlannedModule& planned : plan.modules) {
+    const auto back = std::ranges::find(catalogue.modules, planned.name, &AdapterModule::path);
+    require(back != catalogue.modules.end(), "a module comes back under its name");
+    require(back->rank == planned.written && back->in == planned.in && back->out == planned.out,
+            "a module comes back");
+    require(!dialect.keysTellEmbeddings || back->kind == planned.kind, "a module is what it was");
+    require(isScale(back->scale, planned.scale, plan.dialect), "a module's scale comes back");
+    require(back->a.begin == planned.a.begin && back->b.begin == planned.b.begin &&
+                back->a.end == planned.a.end && back->b.end == planned.b.end,
+            "factors lie where the plan says");
+  }
+}
+
+}  // namespace lego::fuzz
