@@ -431,7 +431,8 @@ Status makeTuckerRows(const FactorLayout& layout, const FactorData& data, const 
   float* mid = arena.floats(layout.downRank * layout.kernelSize);
   if (!down || !mid) return arenaTooSmall();
   toFloat(layout.down, data.down, inner * channels, down);
-  const size_t midRowBytes = inner * kernel * (bitsOf(layout.mid) / 8);
+  // Headers have whole blocks in every row.
+  const auto midRowBytes = static_cast<size_t>(bytesOf(layout.mid, inner * kernel).value_or(0));
   double sums[kBlock];
   for (size_t m = 0; m < rank; ++m) {
     toFloat(layout.mid, data.mid + m * midRowBytes, inner * kernel, mid);

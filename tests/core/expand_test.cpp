@@ -291,6 +291,32 @@ TEST(Expand, PairsWithACoreTensor) {
   check(Composition::Single, {.form = Form::Tucker, .out = 2, .in = 1100, .rank = 2, .kernel = {1, 2}});
 }
 
+TEST(Expand, ReadsACoreTensorInBlocksAsTheValuesThatTheseStandFor) {
+  constexpr uint64_t kOut = 5, kRank = 3, kBlock = 32, kIn = 7;
+  Random random(70);
+  const Stored up = draw(random, "up", DType::F32, {kOut, kRank}, Values::Reals);
+  const Stored down = draw(random, "down", DType::F32, {kBlock, kIn}, Values::Reals);
+  Stored mid = draw(random, "mid", DType::F32, {kRank, kBlock}, Values::Reals);
+  Stored blocks{{"mid", DType::Q8_0, {kRank, kBlock}, 0, 0}, {}, std::vector<std::byte>(1 + kRank * 34)};
+  std::vector<float> values(mid.values.begin(), mid.values.end());
+  fromFloatRef(DType::Q8_0, values.data(), values.size(), blocks.bytes.data() + 1);
+  toFloatRef(DType::Q8_0, blocks.data(), values.size(), values.data());
+  mid = store("mid", DType::F32, {kRank, kBlock}, values);
+  const auto unitsA = [&](const Stored& core) {
+    const auto plan = must(planExpansion(Composition::Single, {nullptr, &up.info, &down.info, &core.info}));
+    EXPECT_EQ(plan.units, kRank);
+    std::vector<float> a(kRank * kIn), b(kRank * kOut);
+    std::vector<uint32_t> magnitude(2 * kRank);
+    Buffer<double> scratch;
+    const std::span magnitudes(magnitude);
+    EXPECT_TRUE(expandUnits(plan, {nullptr, up.data(), down.data(), core.data()}, {},
+                            {a.data(), kIn, magnitudes.first(kRank), b.data(), kOut, magnitudes.last(kRank)},
+                            scratch));
+    return a;
+  };
+  EXPECT_EQ(unitsA(blocks), unitsA(mid));
+}
+
 TEST(Expand, FullDifferences) {
   check(Composition::Single, {.form = Form::Full, .out = 5, .in = 9});
   check(Composition::Single, {.form = Form::Full, .out = 9, .in = 5});
