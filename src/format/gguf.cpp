@@ -479,8 +479,13 @@ Result<std::string> writeHeader(Header& header, const std::vector<std::pair<std:
   std::set<std::string_view> keys = {kAlignmentKey};  // the default holds
   for (const auto& [key, value] : metadata) {
     const auto* text = std::get_if<std::string>(&value);
-    if (!isKey(key) || !keys.insert(key).second || (text && !isText(*text)))
-      return fail(Code::internal, "the key " + shownName(key) + " or its value cannot be written");
+    if (!isKey(key) || !keys.insert(key).second)
+      return fail(Code::internal, "the key " + shownName(key) + " cannot be written");
+    // Values are from the input: a base model's name, say.
+    if (text && !isText(*text)) {
+      return fail(Code::notExpressible, "GGUF texts are UTF-8 without NUL, unlike " + shownName(*text) +
+                                            ", which would be " + shownName(key));
+    }
     writer.put(key);
     if (!writer.putValue(value))
       return fail(Code::internal, "the array " + shownName(key) + " cannot be written");

@@ -93,8 +93,9 @@ inline constexpr size_t kNameBytes = 63;
 /// A version 3 header, padded to where the data begins, for tensors that lie one after the other in the given
 /// order with paddingAfter() zeros behind each; sets their begin and end. Key/values keep their order; an
 /// Array needs its integers. Errors: not_expressible (a name of more than kNameBytes or that readHeader()
-/// would refuse, more than four dimensions, a side of 0, a dtype that ggml lacks, rows of no whole blocks),
-/// duplicate_tensor, size_overflow, internal (metadata that cannot be written).
+/// would refuse, text that is no UTF-8 or holds NUL, more than four dimensions, a side of 0, a dtype that
+/// ggml lacks, rows of no whole blocks), duplicate_tensor, size_overflow, internal (metadata that cannot be
+/// written).
 Result<std::string> writeHeader(Header& header, const std::vector<std::pair<std::string, Value>>& metadata);
 
 }  // namespace lego::gguf

@@ -567,7 +567,8 @@ TEST(Gguf, WritesNothingThatWouldNotLoad) {
   expectCode(with({{"k", true}, {"k", false}}), Code::internal);
   expectCode(with({{"", true}}), Code::internal);
   expectCode(with({{"general.alignment", uint32_t{32}}}), Code::internal);
-  expectCode(with({{"k", std::string("\xFF")}}), Code::internal);
+  expectCode(with({{"k", std::string("\xFF")}}), Code::notExpressible);
+  expectCode(with({{"k", std::string("a\0b", 3)}}), Code::notExpressible);
   expectCode(with({{"k", Array{ValueType::UInt32, 2, {1}}}}), Code::internal);
   expectCode(with({{"k", Array{ValueType::UInt8, 1, {256}}}}), Code::internal);
   expectCode(with({{"k", Array{ValueType::String, 0, {}}}}), Code::internal);
