@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -19,13 +20,22 @@ namespace {
 
 Error fail(Code code, std::string detail) { return {code, std::move(detail), {}, {}, {}}; }
 
+/// Whether a scale can be read again from the dialect's alpha, which is it times the rank; where that is a
+/// tensor, in binary32.
+bool hasAlpha(const DialectInfo& dialect, double scale, uint32_t rank) {
+  const double alpha = std::abs(scale * rank);
+  if (!dialect.alphaTensors) return std::isfinite(alpha);
+  return alpha >= std::numeric_limits<float>::min() && alpha <= std::numeric_limits<float>::max();
+}
+
 /// Moves the only adapter's scales from its factors to the output, where the dialect can say them.
 Status keepScales(const Recipe& recipe, const MethodInfo& method, Dialect dialect,
                   std::span<const AdapterFile> adapters, std::vector<PlannedModule>& modules) {
   if (!recipe.keepScales) return {};
   if (adapters.size() != 1 || std::string_view(method.name) != "cat" || recipe.scale != 1)
     return fail(Code::badOption, "scales can only be kept where one adapter is converted (cat, scale 1)");
-  const ScalePlace place = infoOf(dialect).scales;
+  const DialectInfo& info = infoOf(dialect);
+  const ScalePlace place = info.scales;
   const double first = modules.front().sources.front().scale;
   const bool isCommon = std::ranges::all_of(
       modules, [&](const PlannedModule& module) { return module.sources.front().scale == first; });
@@ -34,9 +44,14 @@ Status keepScales(const Recipe& recipe, const MethodInfo& method, Dialect dialec
     return {};
   }
   for (PlannedModule& module : modules) {
+    PlannedSource& source = module.sources.front();
     // A scale of zero leaves nothing that factors could say.
-    if (module.sources.front().scale == 0) continue;
-    module.scale = std::exchange(module.sources.front().scale, 1.0);
+    if (source.scale == 0) continue;
+    if (place == ScalePlace::EachModule && !hasAlpha(info, source.scale, module.rank)) {
+      source.foldIntoB = true;
+    } else {
+      module.scale = std::exchange(source.scale, 1.0);
+    }
   }
   return {};
 }
