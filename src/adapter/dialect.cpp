@@ -258,7 +258,8 @@ bool isXLabs(std::string_view key) {
 std::string currentPath(std::string path) {
   constexpr std::string_view kProcessor = ".processor.";
   const bool isText = path.starts_with("text_encoder");
-  if (const size_t at = path.find(kProcessor); at != std::string::npos)
+  // All of them, so that a path is read again as itself.
+  for (size_t at; (at = path.find(kProcessor)) != std::string::npos;)
     path.replace(at, kProcessor.size(), ".");
   const size_t dot = path.rfind('.');
   if (dot == std::string::npos) return path;
