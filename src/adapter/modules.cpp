@@ -50,14 +50,6 @@ struct Parts {
   }
 };
 
-/// Where a dialect's keys do not tell embeddings from linear layers, their names do.
-bool namesEmbedding(std::string_view path) {
-  const std::string_view name = path.substr(path.rfind('.') + 1);
-  constexpr std::string_view kNames[] = {"embed_tokens",    "wte",      "wpe",       "tok_embeddings",
-                                         "word_embeddings", "embed_in", "token_embd"};
-  return std::ranges::find(kNames, name) != std::end(kNames);
-}
-
 /// Fills rank, in, out, kernel and kind from the two shapes.
 Status readShapes(AdapterModule& module, const DialectInfo& dialect) {
   const auto &a = module.a.shape, &b = module.b.shape;
@@ -181,6 +173,13 @@ Status checkAlpha(const TensorInfo& alpha) {
 }
 
 }  // namespace
+
+bool namesEmbedding(std::string_view path) {
+  const std::string_view name = path.substr(path.rfind('.') + 1);
+  constexpr std::string_view kNames[] = {"embed_tokens",    "wte",      "wpe",       "tok_embeddings",
+                                         "word_embeddings", "embed_in", "token_embd"};
+  return std::ranges::find(kNames, name) != std::end(kNames);
+}
 
 Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
   const DialectInfo& info = infoOf(dialect);

@@ -8,6 +8,10 @@
 
 namespace lego {
 
+/// Whether a module's name says that it is an embedding, where a dialect's keys do not tell these from linear
+/// layers.
+bool namesEmbedding(std::string_view path);
+
 /// Pairs the tensors that `dialect` names. Scales are left to the caller; tensors that cannot be carried are
 /// listed in `unsupported`, not refused: inspect() shows them.
 /// Errors: no_factors, unsupported_dtype, duplicate_module, unpaired_factor, rank_zero, rank_mismatch,

@@ -6,6 +6,7 @@
 
 #include "adapter/dialect.h"
 #include "adapter/mlx_config.h"
+#include "adapter/modules.h"
 #include "adapter/peft_config.h"
 #include "format/json.h"
 
@@ -91,6 +92,27 @@ Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind) 
                {}};
 }
 
+Status checkReadable(Dialect dialect, const std::string& name, ModuleKind kind) {
+  const auto isRead = [&](Part part) {
+    const auto key = parseKey(dialect, keyOf(dialect, name, kind, part));
+    return key && key->path == name && key->part == part;
+  };
+  const DialectInfo& info = infoOf(dialect);
+  if (!info.isRead) return {};
+  // Where the name tells what an embedding is, its factors may be stored in another way.
+  const ModuleKind told = info.keysTellEmbeddings || kind == ModuleKind::Convolution ? kind
+                          : namesEmbedding(name)                                     ? ModuleKind::Embedding
+                                                                                     : ModuleKind::Linear;
+  if (isRead(Part::A) && isRead(Part::B) && turnedFactors(dialect, kind) == turnedFactors(dialect, told))
+    return {};
+  return Error{Code::badFormat,
+               "the module " + shownName(name) + ", " + nameOf(kind) +
+                   ", would be read as another one in the format " + info.name,
+               {},
+               {},
+               {}};
+}
+
 std::pair<bool, bool> turnedFactors(Dialect dialect, ModuleKind kind) {
   const DialectInfo& info = infoOf(dialect);
   return {info.transposed || (info.file == FileKind::Gguf && kind == ModuleKind::Embedding), info.transposed};
@@ -100,19 +122,15 @@ WrittenFactors factorsOf(Dialect dialect, const MergedModule& module, DType dtyp
   WrittenFactors tensors{{keyOf(dialect, module.path, module.kind, Part::A), dtype, {}, 0, 0},
                          {keyOf(dialect, module.path, module.kind, Part::B), dtype, {}, 0, 0}};
   const auto [turnedA, turnedB] = turnedFactors(dialect, module.kind);
-  if (turnedA || turnedB) {
-    tensors.a.shape = {module.rank, module.in};
-    tensors.b.shape = {module.out, module.rank};
-    if (turnedA) std::swap(tensors.a.shape[0], tensors.a.shape[1]);
-    if (turnedB) std::swap(tensors.b.shape[0], tensors.b.shape[1]);
-    return tensors;
-  }
+  // Dialects that turn factors have no kernels.
   uint64_t channels = module.in;
   for (const uint64_t side : module.kernel) channels /= side;
   tensors.a.shape = {module.rank, channels};
   tensors.a.shape.insert(tensors.a.shape.end(), module.kernel.begin(), module.kernel.end());
   tensors.b.shape = {module.out, module.rank};
   tensors.b.shape.insert(tensors.b.shape.end(), module.kernel.size(), 1);
+  if (turnedA) std::swap(tensors.a.shape[0], tensors.a.shape[1]);
+  if (turnedB) std::swap(tensors.b.shape[0], tensors.b.shape[1]);
   // Rows that are no whole blocks stay F16, as llama.cpp's own converter leaves them.
   for (TensorInfo* tensor : {&tensors.a, &tensors.b}) {
     if (!bytesOf(tensor->dtype, tensor->shape)) tensor->dtype = DType::F16;

@@ -29,6 +29,10 @@ using Metadata = std::vector<std::pair<std::string, std::string>>;
 /// Whether the dialect can name and shape a module. Errors: bad_format.
 Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind);
 
+/// Whether a module's keys are read again as those of a module with this name (the dialect's own), and its
+/// factors as of the same kind. Errors: bad_format.
+Status checkReadable(Dialect dialect, const std::string& name, ModuleKind kind);
+
 /// Whether A is written in x rank, and B rank x out.
 std::pair<bool, bool> turnedFactors(Dialect dialect, ModuleKind kind);
 

@@ -215,6 +215,7 @@ Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> ada
     if (!heads) return heads.error();
     module.rowHeads = *heads;
     if (Status fits = checkWritable(named.dialect, module.path, module.kind); !fits) return fits.error();
+    if (Status read = checkReadable(named.dialect, module.name, module.kind); !read) return read.error();
   }
   return modules;
 }

@@ -12,6 +12,7 @@
 #include "core/fixtures.h"
 #include "format/onnx_adapter.h"
 #include "tensor/convert.h"
+#include "format/safetensors.h"
 
 namespace lego::testing {
 namespace {
@@ -413,6 +414,45 @@ TEST(Dialects, MetadataIsWhatTheInputsAgreeAbout) {
                       {"modelspec.trigger_phrase", "cat, dog"}}));
 }
 
+TEST(Scales, ThatNoAlphaCanSayGoIntoTheFactors) {
+  // 1e-40 times the rank is no normal binary32.
+  const TestAdapter small = sampleOf(Dialect::Diffusers, pairsFor(Dialect::Diffusers, 33)).adapter;
+  Session session(1);
+  Header header{headerOf(small.file).tensors,
+                {{"lora_adapter_metadata", R"({"unet.r":4,"unet.lora_alpha":4e-40,"text_encoder.r":4})"}}};
+  const std::string text = must(safetensors::writeHeader(header));
+  ASSERT_TRUE(
+      session.addAdapter({"a", "a", ""}, std::as_bytes(std::span(text)), header.tensors.back().end, {}));
+  ASSERT_TRUE(session.makePlan(converting("kohya")));
+  for (const PlannedModule& module : session.plan().modules) {
+    const bool isSmall = module.path.starts_with("unet");
+    EXPECT_EQ(module.scale, isSmall ? 1 : 2) << module.path;
+    EXPECT_EQ(module.sources.front().foldIntoB, isSmall) << module.path;
+  }
+  // Four times 1e308 is infinite, which no JSON says: before, PEFT's own default took its place.
+  TestAdapter large = sampleOf(Dialect::Mlx, pairsFor(Dialect::Mlx, 34)).adapter;
+  large.config = R"({"fine_tune_type":"lora","lora_parameters":{"rank":4,"scale":1e308}})";
+  expectCode(mergeAll({large}, converting("peft")), Code::valueOverflow);
+}
+
+TEST(Names, ThatAnotherDialectWouldReadInAnotherWayAreNotWrittenInIt) {
+  Random random(35);
+  const Pair pair = randomPair(random, 4, 12, 9, "base_model.model.q_proj");
+  const TestAdapter peft = sampleOf(Dialect::Peft, {pair}).adapter;
+  EXPECT_TRUE(mergeAll({peft}, converting("peft")));
+  expectCode(mergeAll({peft}, converting("mlx")), Code::badFormat);
+}
+
+TEST(Names, OfOldDiffusersAreReadAgainAsThemselves) {
+  Random random(36);
+  const Pair pair = randomPair(random, 4, 12, 9, "unet.a.processor.processor.to_q");
+  const TestAdapter old = sampleOf(Dialect::Diffusers, {pair}).adapter;
+  const Merged merged = must(mergeAll({old}, converting()));
+  const Catalogue back = catalogueOf(asAdapter(merged));
+  ASSERT_EQ(back.modules.size(), 1u);
+  EXPECT_EQ(back.modules[0].path, merged.plan.modules[0].name);
+}
+
 /// The base model that the test's GGUF adapters are for.
 Recipe withBase(Recipe recipe, uint32_t heads = 3, uint32_t keyHeads = 1) {
   recipe.base = BaseModel{"llama", heads, keyHeads, false};
@@ -522,6 +562,47 @@ TEST(Gguf, BlocksOf8BitsWhereRowsAreWholeBlocks) {
   EXPECT_LT(relativeDistance(deltaOf(asAdapter(there), "blk.0.ffn_down"), delta(pair, kScale)), 1.0 / 127);
   recipe.format = "same";
   expectCode(mergeAll({peft}, recipe), Code::badDtype);
+}
+
+TEST(Gguf, EmbeddingsOfOtherRanksThanBlocksStayF16) {
+  Random random(30);
+  const Pair pair = randomPair(random, 2, 11, 32, "model.embed_tokens");
+  const TestAdapter peft{
+      "x",
+      makeSafetensors(
+          {matrix("base_model.model.model.embed_tokens.lora_embedding_A", DType::F16, 2, 11, pair.a),
+           matrix("base_model.model.model.embed_tokens.lora_embedding_B", DType::F16, 32, 2, pair.b)}),
+      R"({"peft_type":"LORA","r":2,"lora_alpha":4})"};
+  Recipe recipe = withBase(converting("gguf"));
+  recipe.dtype = "q8_0";
+  const Header header = headerOf(must(mergeAll({peft}, recipe)).file);
+  for (const TensorInfo& tensor : header.tensors) EXPECT_EQ(tensor.dtype, DType::F16) << tensor.name;
+}
+
+TEST(Gguf, ModulesAreEmbeddingsExactlyWhereTheirNamesSaySo) {
+  Random random(31);
+  const auto adapter = [&](const std::string& path, const char* a, const char* b) {
+    return TestAdapter{
+        "x",
+        makeSafetensors(
+            {{"base_model.model." + path + a, DType::F32, {2, 8}, randomPair(random, 2, 8, 8).a},
+             {"base_model.model." + path + b, DType::F32, {8, 2}, randomPair(random, 2, 8, 8).b}}),
+        R"({"peft_type":"LORA","r":2})"};
+  };
+  const Recipe recipe = withBase(converting("gguf"));
+  expectCode(mergeAll({adapter("model.embed_tokens", ".lora_A.weight", ".lora_B.weight")}, recipe),
+             Code::badFormat);
+  expectCode(
+      mergeAll({adapter("model.layers.0.mlp.up_proj", ".lora_embedding_A", ".lora_embedding_B")}, recipe),
+      Code::badFormat);
+}
+
+TEST(Gguf, NoTextHasNul) {
+  TestAdapter peft = sampleOf(Dialect::Peft, pairsFor(Dialect::Peft, 32)).adapter;
+  peft.config = R"({"peft_type":"LORA","r":4,"base_model_name_or_path":"a\u0000b"})";
+  Recipe recipe = converting("gguf");
+  recipe.base = BaseModel{"qwen2", 3, 1, false};
+  expectCode(mergeAll({peft}, recipe), Code::notExpressible);
 }
 
 TEST(Gguf, WhatIsNotKnownIsAskedFor) {
