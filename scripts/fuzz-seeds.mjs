@@ -220,7 +220,7 @@ await main(async () => {
   })
   await write('expand', Object.fromEntries([0, 1, 2].flatMap(composition => [0, 1, 2].flatMap(form => [0, 2].map(axes => [
     `${['single', 'hadamard', 'kronecker'][composition]}-${['full', 'pair', 'mid'][form]}-${axes}`,
-    Buffer.concat([bytes(composition, axes, ...[2, 1].slice(0, axes), 0, 4, 0, 5, form, 0, 2, 0, 0, 0, form, 0, 1, 0, 0, 0), golden.data.subarray(10 * form, 10 * form + 200)]),
+    Buffer.concat([bytes(composition, axes, ...[2, 1].slice(0, axes), 0, 4, 0, 5, form, 0, 0, 2, 0, 0, 0, form, 0, 0, 1, 0, 0, 0), golden.data.subarray(10 * form, 10 * form + 200)]),
   ])))))
 
   const values = golden.data.subarray(0, 480)

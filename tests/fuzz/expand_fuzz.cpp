@@ -51,8 +51,10 @@ Stored shaped(const char* name, Shape shape) {
 /// A factor out x channels x kernel in one of the forms.
 Factor takeFactor(Input& input, Composition composition, uint64_t out, uint64_t channels, Shape kernel) {
   const size_t form = input.below(3);
-  const uint64_t rank = input.between(1, input.flag() ? 12 : 4);
-  const uint64_t downRank = input.flag() ? input.between(1, 5) : rank;
+  // 32 is a block of Q8_0.
+  const auto takeRank = [&](uint64_t most) { return input.below(8) == 7 ? 32 : input.between(1, most); };
+  const uint64_t rank = takeRank(input.flag() ? 12 : 4);
+  const uint64_t downRank = input.flag() ? takeRank(5) : rank;
   const Shape ones(input.flag() ? kernel.size() : 0, 1);
   const bool isFlat = input.below(4) == 3;
   const auto joined = [](Shape shape, const Shape& more) {
@@ -253,7 +255,12 @@ void run(Input& input) {
   constexpr DType kDtypes[] = {DType::F32,    DType::F16,        DType::BF16, DType::F64,
                                DType::F8E4M3, DType::F8E5M2FNUZ, DType::Q8_0, DType::I8};
   const auto composition = input.oneOf(kCompositions);
-  const auto side = [&] { return input.below(16) == 15 ? input.between(1, 1100) : input.between(1, 9); };
+  const auto side = [&] {
+    const size_t choice = input.below(16);
+    return choice == 15  ? input.between(1, 1100)
+           : choice > 12 ? 32 * input.between(1, 2)
+                         : input.between(1, 9);
+  };
   Shape kernel;
   for (size_t axes = input.below(4); axes > 0; --axes) kernel.push_back(input.between(1, 3));
   const uint64_t out = side(), in = side();

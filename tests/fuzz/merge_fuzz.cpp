@@ -133,7 +133,7 @@ std::string number(double value) {
 /// between them.
 std::vector<std::byte> fileOf(Dialect dialect, Header& header, std::span<const std::vector<std::byte>> data,
                               double alpha, uint64_t& headerBytes) {
-  const bool isGguf = infoOf(dialect).isGguf;
+  const bool isGguf = dialect == Dialect::Gguf;
   const auto text = isGguf ? gguf::writeHeader(header, {{"general.type", std::string("adapter")},
                                                         {"adapter.type", std::string("lora")},
                                                         {"general.architecture", std::string("llama")},
@@ -156,7 +156,8 @@ Adapter takeAdapter(Input& input, Dialect dialect, const std::vector<Module>& mo
   const DialectInfo& info = infoOf(dialect);
   DType dtype = input.oneOf(kDtypes);
   // Each container has dtypes that the other one lacks.
-  if (info.isGguf ? dtype == DType::F64 || isFloat8(dtype) : dtype == DType::Q8_0) dtype = DType::F32;
+  if (dialect == Dialect::Gguf ? dtype == DType::F64 || isFloat8(dtype) : dtype == DType::Q8_0)
+    dtype = DType::F32;
   Header header;
   std::vector<std::vector<std::byte>> data;
   std::set<std::string> names;
