@@ -120,9 +120,9 @@ const dialects = {
   ],
 }
 /** Formats by their number in a recipe: DialectInfo's order, 0 is "same". */
-const formats = ['same', 'peft', 'kohya', 'diffusers', 'comfy', 'xlabs', 'control_lora', 'mlx', 'gguf']
+const formats = ['same', 'peft', 'kohya', 'diffusers', 'comfy', 'xlabs', 'control_lora', 'mlx', 'gguf', 'onnx']
 /** The recipe of a conversion (method 3 is cat), and a base model of type llama with two heads. Dtypes: 0 same, 5 q8_0. */
-const conversion = (format, keep = true, dtype = 0) => bytes(3, 0, 0, 0, 0, dtype, 0, 0, formats.indexOf(format), 0, keep ? 3 : 0, 1, 0, 2, 2, 0)
+const conversion = (format, keep = true, dtype = 0) => bytes(3, 0, 0, 0, 0, dtype, 0, 0, formats.indexOf(format), 0, ...(format === 'onnx' ? [1, 1, 0] : []), keep ? 3 : 0, 1, 0, 2, 2, 0)
 /** Values for so many alphas, in front of a recipe: each 16. */
 const alphas = count => bytes(...Array(count).fill(16))
 
@@ -191,7 +191,7 @@ await main(async () => {
     ...Object.fromEntries(Object.entries(dialects).map(([name, files]) => [`dialect-${name}`, adapters([files], Buffer.concat([alphas(files[0].split('.alpha"').length - 1), conversion('same')]))])),
     ...Object.fromEntries([
       ['kohya', 'diffusers'], ['kohya', 'comfy'], ['diffusers', 'kohya'], ['old', 'kohya'], ['comfy', 'diffusers'], ['xlabs', 'diffusers'],
-      ['peft', 'mlx'], ['mlx', 'peft'], ['peft', 'gguf'], ['mlx', 'gguf'], ['gguf', 'peft'], ['gguf', 'mlx'],
+      ['peft', 'mlx'], ['mlx', 'peft'], ['peft', 'gguf'], ['mlx', 'gguf'], ['peft', 'onnx'], ['gguf', 'peft'], ['gguf', 'mlx'],
     ].flatMap(([from, to]) => [true, false].map(keep => [`${from}-${to}${keep ? '' : '-folded'}`, adapters([dialects[from]], Buffer.concat([alphas(dialects[from][0].split('.alpha"').length - 1), conversion(to, keep)]))]))),
     'peft-gguf-q8_0': adapters([dialects.peft], conversion('gguf', false, 5)),
     'gguf-gguf-q8_0': adapters([dialects.gguf], conversion('gguf', false, 5)),
@@ -244,7 +244,7 @@ await main(async () => {
     ]
   })
   // Conversions within a naming (0 language models, 2 image models) from its first three dialects.
-  const conversions = [[0, ['peft', 'mlx', 'gguf']], [2, ['diffusers', 'kohya', 'comfy']]].flatMap(([naming, names]) => names.flatMap((from, number) => names.flatMap(to => [false, true].map(keep => [
+  const conversions = [[0, ['peft', 'mlx', 'gguf']], [2, ['diffusers', 'kohya', 'comfy']]].flatMap(([naming, names]) => names.flatMap((from, number) => [...names, ...(naming === 0 ? ['onnx'] : [])].flatMap(to => [false, true].map(keep => [
     `${from}-${to}${keep ? '-kept' : ''}`,
     Buffer.concat([bytes(0), conversion(to, keep, to === 'gguf' && !keep ? 5 : 0), bytes(naming, number, 7, 3, 1, 0, 3, 3, 0, 3, 3, 0, 0), golden.data.subarray(100 * number, 100 * number + 400)]),
   ]))))

@@ -11,8 +11,8 @@
 #include "adapter/write_adapter.h"
 #include "core/fixtures.h"
 #include "format/onnx_adapter.h"
-#include "tensor/convert.h"
 #include "format/safetensors.h"
+#include "tensor/convert.h"
 
 namespace lego::testing {
 namespace {

@@ -164,10 +164,11 @@ inline void addWritten(Session& session, Bytes start, uint64_t fileSize, const s
   requireOk(session.setAlphas(alphas), "written alphas are alphas");
 }
 
-/// The output's header and config are an adapter of the planned dialect, with the modules and scales of the
-/// plan.
+/// The output's header and config are an adapter of the planned dialect, where that is read, with the modules
+/// and scales of the plan.
 inline void checkOutput(const Plan& plan) {
   const DialectInfo& dialect = infoOf(plan.dialect);
+  if (!dialect.isRead) return;
   for (const PlannedModule& module : plan.modules) {
     // Where there are patterns, one longer than limits::kPatternBytes is not read; with escapes a path takes
     // up to two bytes for one.

@@ -90,6 +90,12 @@ inline Recipe takeRecipe(Input& input, size_t adapters, std::span<const std::str
   if (format > 0) recipe.format = format <= dialects().size() ? dialects()[format - 1].name : "same";
   if (anything && input.flag()) recipe.format = "none";
   recipe.metadata = !input.flag();
+  if (recipe.format == "onnx") {
+    constexpr const char* kNames[] = {"", "{module}.A", "same", "{module", "a.{module}.{module}"};
+    recipe.onnxNameA = input.oneOf(kNames);
+    recipe.onnxNameB = input.oneOf(kNames);
+    recipe.onnxMatMul = !input.flag();
+  }
   if (input.below(4) == 3) {
     recipe.keepScales = true;
     // As a conversion asks for it.
@@ -99,6 +105,9 @@ inline Recipe takeRecipe(Input& input, size_t adapters, std::span<const std::str
       conversion.dtype = recipe.dtype;
       conversion.format = recipe.format;
       conversion.metadata = recipe.metadata;
+      conversion.onnxNameA = recipe.onnxNameA;
+      conversion.onnxNameB = recipe.onnxNameB;
+      conversion.onnxMatMul = recipe.onnxMatMul;
       conversion.keepScales = true;
       return conversion;
     }
