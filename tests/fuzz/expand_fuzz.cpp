@@ -294,7 +294,14 @@ void run(Input& input) {
       if (*part) largest = std::max(largest, product((*part)->info.shape));
     }
   }
-  if (largest > kMost || expansion->scratch > kMost * 64) return;  // too slow
+  // Each entry is a sum over units, and over the ranks of its factors: as many steps as take milliseconds.
+  const auto terms = [](const FactorLayout& layout) {
+    return std::max<uint64_t>(1, layout.rank) * std::max<uint64_t>(1, layout.downRank);
+  };
+  const uint64_t steps =
+      expansion->units + terms(expansion->first) + terms(expansion->second);  // sides are below 2^28
+  if (largest > kMost || steps > kMost || largest * steps > 16 * kMost || expansion->scratch > 16 * kMost)
+    return;
   for (Factor* factor : {&first, &second}) {
     for (auto* part : factor->parts()) {
       if (*part) fill(input, **part, raw);
