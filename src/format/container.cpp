@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "format/onnx_adapter.h"
 #include "format/safetensors.h"
 
 namespace lego {
@@ -15,6 +16,14 @@ bool isGguf(std::span<const std::byte> bytes) {
 }  // namespace
 
 Result<uint64_t> headerNeeds(std::span<const std::byte> prefix, uint64_t fileSize) {
+  if (onnx_adapter::hasIdentifier(prefix)) {
+    return Error{Code::unknownFormat,
+                 "this is an .onnx_adapter file, which is written but not read; give the adapter that it was "
+                 "made from",
+                 {},
+                 {},
+                 {}};
+  }
   if (!isGguf(prefix))
     return safetensors::headerSize(prefix.first(std::min(prefix.size(), safetensors::kPrefixBytes)),
                                    fileSize);

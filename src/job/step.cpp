@@ -26,9 +26,10 @@ uint32_t overflowBits(DType dtype) {
 
 Status checkOverflow(const TensorInfo& tensor, uint32_t magnitude) {
   if (magnitude < overflowBits(tensor.dtype)) return {};
+  const bool isWidest = tensor.dtype == DType::F32 || tensor.dtype == DType::F64;
   return Error{Code::valueOverflow,
-               "a merged value is too large for " + std::string(nameOf(tensor.dtype)) +
-                   "; write bf16 or f32, or lower scale or weights",
+               "a merged value is too large for " + std::string(nameOf(tensor.dtype)) + "; " +
+                   (isWidest ? "" : "write bf16 or f32, or ") + "lower scale or weights",
                {},
                tensor.name,
                {}};

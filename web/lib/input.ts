@@ -111,7 +111,8 @@ async function adapterFrom(files: readonly FileReference[], label: string | unde
 async function kindOf(file: FileReference): Promise<'tensors' | 'config' | 'other'> {
   const name = baseName(file.name)
   if (name === configFileName) return 'config'
-  if (/\.(safetensors|gguf)$/.test(name)) return 'tensors'
+  // What cannot be read, the core has the clear words for.
+  if (/\.(safetensors|gguf|onnx_adapter)$/.test(name)) return 'tensors'
   // Pickles are no tensor files here, but the core has the clear words for them.
   if (/^adapter_model\.(bin|pt|ckpt)$/.test(name) || /^[^/]*\.(bin|pt|pth|ckpt)$/.test(file.name)) return 'tensors'
   if (name !== '' || !('blob' in file)) return 'other'

@@ -2,6 +2,7 @@
 
 import type { ReportValue } from './generated/core-single.mjs'
 import { version } from './generated/registry.js'
+import { namesFile, type SinkResult } from './sink.js'
 import type { Job, MergeOutcome, PlanData, TensorValue } from './protocol.js'
 import { cosineOf, pairMatrix, totalCosine, type PairValue } from './totals.js'
 
@@ -149,7 +150,12 @@ function tensorOf(file: Blob, { dtype, shape, begin, end }: TensorValue): Merged
   return { dtype: known, shape, data: async () => new types[known](await file.slice(begin, end).arrayBuffer()) }
 }
 
-function reportOf(job: Job, { plan, modules, seconds, threads, memoryBytes, hashes }: MergeOutcome): MergeReport {
+/** A single file that was written to a path is called as that says. */
+function writtenName(output: SinkResult, plan: PlanData): string {
+  return 'path' in output && namesFile(output.path) ? (output.path.split(/[\\/]/).at(-1) as string) : plan.tensorFile
+}
+
+function reportOf(job: Job, { plan, modules, output, seconds, threads, memoryBytes, hashes }: MergeOutcome): MergeReport {
   const merged = plan.modules.map((planned, i) => moduleReport(planned, modules[i] as ReportValue))
   const { method, rank, rankRule, moduleRanks, seed, scale, dtype, format, options } = job
   const file = (name: string, bytes: number, sha256: string | undefined): FileReport => ({ name, bytes, ...(sha256 !== undefined && { sha256 }) })
@@ -164,7 +170,7 @@ function reportOf(job: Job, { plan, modules, seconds, threads, memoryBytes, hash
       file: file(tensors.name, plan.fileSizes[i] ?? 0, hashes?.inputs[i]),
     })),
     outputs: [
-      file(plan.tensorFile, plan.outputBytes, hashes?.outputs[0]),
+      file(writtenName(output, plan), plan.outputBytes, hashes?.outputs[0]),
       ...(plan.configFile === '' ? [] : [file(plan.configFile, new TextEncoder().encode(plan.config).length, hashes?.outputs[1])]),
     ],
     modules: merged,

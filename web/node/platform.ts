@@ -36,7 +36,7 @@ export const node: Platform = {
     const target = await stat(output.path).catch(() => undefined)
     const isFile = namesFile(output.path)
     if (target && target.isDirectory() === isFile) {
-      throw new MergeError({ code: 'write_failed', message: `'${output.path}' is a ${isFile ? 'folder' : 'file'}; ${isFile ? 'a name in .safetensors or .gguf is that of a file' : 'give the name of a folder, or of a file in .safetensors or .gguf'}`, file: output.path })
+      throw new MergeError({ code: 'write_failed', message: `'${output.path}' is a ${isFile ? 'folder' : 'file'}; ${isFile ? 'a name in .safetensors, .gguf or .onnx_adapter is that of a file' : 'give the name of a folder, or of a file in .safetensors, .gguf or .onnx_adapter'}`, file: output.path })
     }
     const place = await realpath(output.path).catch(() => resolve(output.path))
     for (const input of inputs) {
