@@ -124,6 +124,6 @@ describe('formats that are only written', () => {
     expect(formats.filter(({ isRead }) => !isRead).map(({ name }) => name)).toEqual(['onnx'])
     const input = filesOf([spec('base_model.model.layer.lora_A.weight', [2, 6]), spec('base_model.model.layer.lora_B.weight', [5, 2])], config())
     const { files } = await convert(input, { format: 'onnx' })
-    await expect(inspect([...files])).rejects.toMatchObject({ code: 'bad_input' })
+    await expect(inspect([...files])).rejects.toMatchObject({ code: 'unknown_format' })
   })
 })
