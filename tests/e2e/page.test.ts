@@ -293,6 +293,37 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
     expect(await convert.isHidden()).toBe(true)
   })
 
+  it('converts an example to GGUF once it knows the base model', async () => {
+    await page.locator('#folder-input').setInputFiles(resolve('examples/add3'))
+    await canMerge()
+    await page.getByText('More settings', { exact: true }).click()
+    await page.getByRole('combobox', { name: 'Format' }).selectOption('gguf')
+    await page.getByText('config.json or GGUF file').last().waitFor()
+    await page.locator('#plan .problem', { hasText: 'architecture of its base model' }).waitFor()
+    expect(await page.locator('#convert').isDisabled()).toBe(true)
+    const base = join(folder, 'config.json')
+    await writeFile(base, JSON.stringify({ model_type: 'llama', num_attention_heads: 4, num_key_value_heads: 4 }))
+    await page.getByLabel('Base model').setInputFiles(base)
+    await page.locator('#convert:enabled').click()
+    await page.getByText('28 modules converted to gguf').waitFor()
+    const { name, bytes } = await save('Download the adapter')
+    expect(name).toBe('add3-gguf.gguf')
+    expect(new TextDecoder().decode(bytes.subarray(0, 4))).toBe('GGUF')
+  })
+
+  it('leaves out what is no factor, where that is asked for', async () => {
+    const { file } = await kohyaFile('rotl2')
+    const tensors = [...parse(file.buffer)].map(([name, { shape, values }]) => ({ name, shape, values: [...values] }))
+    const path = join(folder, 'dora.safetensors')
+    await writeFile(path, safetensors([...tensors, { name: 'lora_unet_model_layers_0_mlp_down_proj.dora_scale', shape: [128, 1], values: Array.from({ length: 128 }, () => 1) }]))
+    await page.locator('#files-input').setInputFiles(path)
+    await page.locator('#plan .problem', { hasText: 'a DoRA magnitude' }).waitFor()
+    await page.getByText('More settings', { exact: true }).click()
+    await page.getByLabel('Leave out what is no LoRA factor').check()
+    await canMerge()
+    await page.locator('#plan .notice', { hasText: 'left out as asked' }).waitFor()
+  })
+
   it('takes each file of a shelf for an adapter', async () => {
     const shelf = join(folder, 'shelf')
     await mkdir(shelf)

@@ -81,9 +81,9 @@ function planText(plan: MergePlan): HTMLElement[] {
 function conversionNow(): (Conversion & { readonly name: string; readonly source: AdapterSource }) | undefined {
   const { inputs } = adapters
   const [input] = inputs
-  const { format = 'same', dtype = 'same', metadata = true } = form.recipe ?? {}
+  const { format, ...output } = form.output
   // The adapter's weight is for merging.
-  return input && inputs.length === 1 && format !== 'same' ? { name: input.name, source: input.source, format, dtype, metadata } : undefined
+  return input && inputs.length === 1 && format !== 'same' ? { name: input.name, source: input.source, format, ...output } : undefined
 }
 
 function offerConversion({ format = 'same' }: Recipe): void {

@@ -1,9 +1,9 @@
 // The recipe: method, rank, seed and the method's own options, made from the library's table of methods.
 
-import { formats, methods, type Advice, type MethodInfo, type MethodName, type RankRule, type Recipe } from 'lora-lego'
+import { extraKinds, formats, methods, type Advice, type MethodInfo, type MethodName, type RankRule, type Recipe } from 'lora-lego'
 import { make } from './dom.js'
 
-const dtypes = ['same', 'f32', 'bf16', 'f16'] as const
+const dtypes = ['same', 'f32', 'bf16', 'f16', 'q8_0'] as const
 
 /** How ranks are found: what the value field takes, and what it makes. */
 const rankRules = {
@@ -34,6 +34,8 @@ export class RecipeForm {
   readonly #format = make('select', { name: 'format' }, make('option', { value: 'same' }, 'as the inputs'), ...formats.map(({ name, sentence }) => make('option', { value: name, title: sentence }, name)))
   readonly #formatSentence = make('p', { className: 'muted', hidden: true })
   readonly #metadata = make('input', { name: 'metadata', type: 'checkbox', checked: true })
+  readonly #base = make('input', { name: 'base', type: 'file', accept: '.json,.gguf' })
+  readonly #leaveOut = make('input', { name: 'leave-out', type: 'checkbox' })
   readonly #explanation = make('p', { className: 'muted' })
   readonly #options = make('div', { className: 'fields' })
   readonly #more = make('details', {}, make('summary', {}, 'More settings'))
@@ -46,6 +48,8 @@ export class RecipeForm {
     this.#more.append(
       make('div', { className: 'fields' }, field('Format', this.#format), field('Values', this.#dtype), field('Scale', this.#scale)),
       this.#formatSentence,
+      field('Base model', this.#base, 'Its config.json or GGUF file: GGUF adapters that are made from others, or merged with others, need it.'),
+      make('label', { className: 'check' }, this.#leaveOut, 'Leave out what is no LoRA factor (DoRA magnitudes, biases, weights trained in full), which is refused otherwise'),
       make('label', { className: 'check' }, this.#metadata, 'Say in the file where it comes from: what the metadata of the inputs agree about, and this recipe'),
       this.#options,
     )
@@ -74,6 +78,18 @@ export class RecipeForm {
     this.changed()
   }
 
+  /** What a conversion takes of the recipe; all of it may be set while another field has no valid value. */
+  get output(): Pick<Recipe, 'dtype' | 'metadata' | 'base' | 'policies'> & { readonly format: FormatChoice } {
+    const [base] = this.#base.files ?? []
+    return {
+      dtype: this.#dtype.value as (typeof dtypes)[number],
+      format: this.#format.value as FormatChoice,
+      metadata: this.#metadata.checked,
+      ...(base && { base }),
+      ...(this.#leaveOut.checked && { policies: Object.fromEntries(extraKinds.map(({ name }) => [name, 'drop'])) }),
+    }
+  }
+
   /** The recipe, or nothing while a field has no valid value. */
   get recipe(): Recipe | undefined {
     if (!this.form.checkValidity()) return undefined
@@ -86,9 +102,7 @@ export class RecipeForm {
       method: this.#method.value as MethodName,
       seed: this.#seed.valueAsNumber,
       scale: this.#scale.valueAsNumber,
-      dtype: this.#dtype.value as (typeof dtypes)[number],
-      format: this.#format.value as FormatChoice,
-      metadata: this.#metadata.checked,
+      ...this.output,
       ...this.#rankOf(method),
       ...Object.fromEntries(options),
     }
