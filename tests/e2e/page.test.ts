@@ -356,6 +356,7 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
     await page.setViewportSize({ width: 360, height: 740 })
     await page.getByRole('button', { name: 'Try the example adapters' }).click()
     await canMerge()
+    await page.getByText('More settings', { exact: true }).click()
     await page.getByRole('button', { name: 'Merge', exact: true }).click()
     await page.getByRole('heading', { name: 'Done' }).waitFor()
     expect(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth)).toBe(true)

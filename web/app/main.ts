@@ -36,7 +36,7 @@ find('environment', HTMLElement).textContent =
 
 const listed = (texts: readonly string[]): string => new Intl.ListFormat('en-GB').format(texts)
 find('formats', HTMLElement).append(
-  make('summary', {}, `Reads and writes ${listed(formats.map(({ name }) => name))}`),
+  make('summary', {}, `Reads and writes ${listed(formats.filter(({ isRead }) => isRead).map(({ name }) => name))}`),
   make('dl', {}, ...formats.flatMap(({ name, sentence }) => [make('dt', {}, name), make('dd', {}, sentence)])),
 )
 

@@ -46,9 +46,8 @@ export class RecipeForm {
     private readonly changed: () => void,
   ) {
     this.#more.append(
-      make('div', { className: 'fields' }, field('Format', this.#format), field('Values', this.#dtype), field('Scale', this.#scale)),
+      make('div', { className: 'fields' }, field('Format', this.#format), field('Values', this.#dtype), field('Scale', this.#scale), field('Base model', this.#base, 'Its config.json or GGUF file; needed to make GGUF adapters from others, or merge them with others.')),
       this.#formatSentence,
-      field('Base model', this.#base, 'Its config.json or GGUF file: GGUF adapters that are made from others, or merged with others, need it.'),
       make('label', { className: 'check' }, this.#leaveOut, 'Leave out what is no LoRA factor (DoRA magnitudes, biases, weights trained in full), which is refused otherwise'),
       make('label', { className: 'check' }, this.#metadata, 'Say in the file where it comes from: what the metadata of the inputs agree about, and this recipe'),
       this.#options,
