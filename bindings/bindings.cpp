@@ -238,6 +238,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("metadata", &RecipeValue::metadata)
       .field("keepScales", &RecipeValue::keepScales)
       .field("policies", &RecipeValue::policies)
+      .field("inputHashes", &RecipeValue::inputHashes)
       .field("options", &RecipeValue::options);
   value_object<PlannedModuleValue>("PlannedModuleValue")
       .field("path", &PlannedModuleValue::path)

@@ -113,6 +113,7 @@ struct RecipeValue {
   bool onnxMatMul = true;
   bool metadata = true, keepScales = false;
   std::vector<OptionText> policies, options;
+  std::vector<std::string> inputHashes;
 };
 
 /// Errors: bad_rank, for a rule that is none; bad_policy.
@@ -141,6 +142,7 @@ inline Result<Recipe> recipeOf(const RecipeValue& value) {
       return Error{Code::badPolicy, "there is no policy " + shownName(name + "=" + wanted), {}, {}, {}};
     recipe.policies.emplace_back(*kind, *policy);
   }
+  recipe.inputHashes = value.inputHashes;
   recipe.metadata = value.metadata;
   recipe.keepScales = value.keepScales;
   for (const auto& option : value.options) recipe.options.push_back({option.name, option.value});

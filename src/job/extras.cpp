@@ -122,6 +122,9 @@ Status planExtras(Plan& plan, std::span<const AdapterFile> adapters, std::span<c
       own.sources.emplace_back(i, &*item.place);
     }
     if (!refused.empty()) return refusal(adapters[i], refused);
+    if (adapters[i].catalogue.modules.empty())
+      return failAt(Code::noFactors, "nothing is left of it: it holds no LoRA factors that can be merged",
+                    adapters[i], {});
     if (dropped > 0)
       plan.notices.push_back(counted(dropped, "tensor or setting") + " of " + shownName(adapters[i].label) +
                              ", none of them LoRA factors, left out as asked");

@@ -55,6 +55,7 @@ std::string provenance(const Plan& plan, std::span<const double> weights) {
     }
   }
   json["options"] = std::move(options);
+  if (!plan.recipe.inputHashes.empty()) json["input_sha256"] = plan.recipe.inputHashes;
   return json.dump();
 }
 

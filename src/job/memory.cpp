@@ -91,9 +91,15 @@ uint64_t peakBytes(const Plan& plan, size_t threads) {
   }
   const auto [unitsA, unitsB, expansion] = workspaceSize(plan);
   const uint64_t working = (unitsA + unitsB) * sizeof(float) + expansion * sizeof(double) + matrices;
+  // Sums of a piece of what is no factor in binary64, and one adapter's values of it.
+  uint64_t extra = 0;
+  for (const PlannedExtra& piece : plan.extras) {
+    if (piece.policy != Policy::First)
+      extra = std::max(extra, piece.elements * (sizeof(double) + sizeof(float)));
+  }
   // A pool never has more groups in flight than there are.
   const uint64_t inFlight = std::min<uint64_t>(threads, plan.groups.size());
-  return kFixedBytes + 3 * input + 2 * output + 4 * plan.header.size() + inFlight * working;
+  return kFixedBytes + 3 * input + 2 * output + 4 * plan.header.size() + std::max(extra, inFlight * working);
 }
 
 }  // namespace lego

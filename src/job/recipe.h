@@ -61,6 +61,7 @@ struct Recipe {
   std::optional<BaseModel> base;  ///< of GGUF adapters, where it must be known
   std::vector<std::pair<ExtraKind, Policy>>
       policies;          ///< later ones count; otherwise what is no factor is refused
+  std::vector<std::string> inputHashes;  ///< SHA-256 of the tensor files, for the metadata; empty: not known
   bool metadata = true;  ///< whether the file tells where it comes from
   std::vector<OptionValue> options;
   /// Units that are the first centroids of every module (LEGO): Lloyd's algorithm alone then runs from

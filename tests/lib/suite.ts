@@ -2,7 +2,7 @@
 
 import { compare, createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger, type Recipe } from 'lora-lego'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { adapter, badInputs, config, dataHash, hexDigest, keyA, pair, parse, safetensors } from './fixtures.js'
+import { adapter, badInputs, config, dataHash, hexDigest, keyA, metadataOf, pair, parse, safetensors } from './fixtures.js'
 import { defineFormats } from './formats-suite.js'
 import { flippedGguf, malformed, malformedFormats, type Malformed } from './malformed.js'
 
@@ -435,6 +435,8 @@ export function defineSuite({ threads, example }: Platform): void {
     const { files, report } = await merger.merge(examples, {}, { hashes: true })
     expect(report.inputs.map(({ file }) => file.sha256)).toEqual(await Promise.all(examples.map(([tensors]) => hexDigest(tensors))))
     expect(report.outputs.map(({ sha256 }) => sha256)).toEqual(await Promise.all(files.map(async file => hexDigest(await file.arrayBuffer()))))
+    const origin = JSON.parse(metadataOf(await (files[0] as File).arrayBuffer()).lora_lego ?? '') as { input_sha256: string[] }
+    expect(origin.input_sha256).toEqual(report.inputs.map(({ file }) => file.sha256))
     expect((await merger.merge(examples)).report.outputs[0]).not.toHaveProperty('sha256')
   })
 

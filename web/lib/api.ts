@@ -72,7 +72,10 @@ export interface MergeOptions {
    * are replaced. Without it the result stays in memory.
    */
   readonly output?: string
-  /** Puts the SHA-256 of every input and output file into the report: every input is read once more. Default: false. */
+  /**
+   * Puts the SHA-256 of every input and output file into the report, and those of the inputs into the file's metadata
+   * (`lora_lego`): every input is read once more. Default: false.
+   */
   readonly hashes?: boolean
 }
 

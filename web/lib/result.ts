@@ -114,7 +114,7 @@ export interface MergeReport {
     readonly outputBytes: number
     /** Wall time from the first byte read to the last one written. */
     readonly seconds: number
-    /** Wall time that hashes took after that. */
+    /** Wall time that hashing the inputs took on top of that. */
     readonly hashSeconds: number
     readonly threads: number
     /**

@@ -131,7 +131,7 @@ function checkedPlan({ error, batches, ...plan }: PlanValue): CheckedPlan {
   return { plan, batches }
 }
 
-function makePlan(session: Session, job: Job): CheckedPlan {
+function makePlan(session: Session, job: Job, inputHashes: readonly string[] = []): CheckedPlan {
   const known = methods.flatMap(method => method.options)
   const options = Object.entries(job.options)
     .filter(([, value]) => value !== undefined)
@@ -153,6 +153,7 @@ function makePlan(session: Session, job: Job): CheckedPlan {
       onnxNameB: job.onnx.names?.[1] ?? '',
       onnxMatMul: job.onnx.layout !== 'peft',
       metadata: job.metadata,
+      inputHashes: [...inputHashes],
       keepScales: job.keepScales,
       policies: Object.entries(job.policies).map(([name, value]) => ({ name, value: String(value) })),
       options,
@@ -256,7 +257,12 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
   return withSession(tools, tools.settings.threads, async (session, sources) => {
     shareCancelFlag(tools, session, listener)
     await openAll(tools, session, sources, job, listener)
-    const first = makePlan(session, job)
+    let first = makePlan(session, job)
+    const opened = performance.now()
+    const inputHashes = wantsHashes ? await hashAll(tools, sources, listener) : []
+    const hashSeconds = (performance.now() - opened) / 1000
+    // With the hashes, which the output's metadata repeats.
+    if (wantsHashes) first = makePlan(session, job, inputHashes)
     // 1 is kept for the moment when the result is complete.
     const progress = (modulesDone: number): void => listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone, modules: first.plan.modules.length })
     const { plan, batches } = first.plan.ranksAreKnown ? first : await survey(session, sources, first, () => progress(0), listener)
@@ -280,13 +286,13 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
         await sink.write(config)
       }
       checkCancelled(listener)
-      const finished = performance.now()
-      const hashes = hashing && { inputs: await hashAll(tools, sources, listener), outputs: hashing.digests, seconds: (performance.now() - finished) / 1000 }
+      const seconds = (performance.now() - start) / 1000 - hashSeconds
+      const hashes = hashing && { inputs: inputHashes, outputs: hashing.digests, seconds: hashSeconds }
       const outcome = {
         plan,
         modules: session.reports(),
         output: await sink.finish(),
-        seconds: (finished - start) / 1000,
+        seconds,
         threads: session.threads(),
         memoryBytes: (tools.core.wasmMemory as WebAssembly.Memory).buffer.byteLength + readBytes,
         ...(hashes && { hashes }),

@@ -58,7 +58,7 @@ function withOutput(command: Command): Command {
     .option('--onnx-names <a,b>', "format onnx: what the graph's inputs are called, with {module} for a module's path (default: {module}.lora_A.weight,{module}.lora_B.weight)", onnxNames)
     .addOption(new Option('--onnx-layout <layout>', 'format onnx: A (in x rank) and B (rank x out), or as PEFT has them').choices(['matmul', 'peft']).default('matmul'))
     .option('--no-metadata', 'leave out where the result comes from: the metadata that the inputs share, and the recipe')
-    .option('--report <file>', 'write the full report, module by module and with hashes of all files, as JSON')
+    .option('--report <file>', 'write the full report, module by module and with hashes of all files, as JSON; the metadata then have the hashes of the inputs, too')
 }
 
 interface LookFlags extends CommonFlags {
