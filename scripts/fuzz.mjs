@@ -1,5 +1,5 @@
 // Builds the fuzz targets of tests/fuzz and runs them, two at a time, from their seeds and what earlier runs found.
-// As a program: node scripts/fuzz.mjs [--seconds 60] [TARGET...], by default all.
+// As a program: node scripts/fuzz.mjs [--seconds 60] [--seed N] [TARGET...], by default all and a seed of chance.
 
 import { mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -38,14 +38,15 @@ async function buildTargets() {
 }
 
 /** Whether a target comes through; prints what it did, or what was found and where. */
-async function runTarget(target, seconds) {
+async function runTarget(target, seconds, seed) {
   const corpus = join(corpora, target), seeds = join(sources, 'seeds', target), found = join(findings, target)
   await mkdir(corpus, { recursive: true })
   await mkdir(found, { recursive: true })
   const folders = (await list(seeds)).length > 0 ? [corpus, seeds] : [corpus]
   const known = new Set(await list(found))
   const options = [
-    `-max_total_time=${seconds}`, `-artifact_prefix=${found}/`, `-dict=${join(sources, 'peft.dict')}`,
+    // 0: libFuzzer takes one of its own.
+    `-seed=${seed}`, `-max_total_time=${seconds}`, `-artifact_prefix=${found}/`, `-dict=${join(sources, 'peft.dict')}`,
     // Seconds for one input, where most take less than a millisecond; memory with AddressSanitizer's own.
     '-timeout=10', '-rss_limit_mb=1024',
     // The longest seed is a real header of 7 KB.
@@ -71,15 +72,18 @@ async function runTarget(target, seconds) {
   }
 }
 
-/** Builds and runs targets, by default all, each for so many seconds. Returns how many came through. */
-export async function fuzz(seconds, names = []) {
+/**
+ * Builds and runs targets, by default all, each for so many seconds. With a seed other than 0 they try the same inputs in
+ * the same order each time, as far as they come. Returns how many came through.
+ */
+export async function fuzz(seconds, names = [], seed = 0) {
   const known = await allTargets()
   for (const name of names) if (!known.includes(name)) throw new SetupError(`there is no fuzz target ${name}, only ${known.join(', ')}`)
   await buildTargets()
   const waiting = names.length > 0 ? [...names] : known
   const totals = { passed: 0, failed: 0 }
   const work = async () => {
-    for (let target = waiting.shift(); target !== undefined; target = waiting.shift()) totals[(await runTarget(target, seconds)) ? 'passed' : 'failed']++
+    for (let target = waiting.shift(); target !== undefined; target = waiting.shift()) totals[(await runTarget(target, seconds, seed)) ? 'passed' : 'failed']++
   }
   await Promise.all([work(), work()])
   return totals
@@ -87,11 +91,12 @@ export async function fuzz(seconds, names = []) {
 
 if (process.argv[1] === import.meta.filename) {
   await main(async () => {
-    const { values, positionals } = parseArgs({ options: { seconds: { type: 'string', default: '60' } }, allowPositionals: true })
+    const { values, positionals } = parseArgs({ options: { seconds: { type: 'string', default: '60' }, seed: { type: 'string', default: '0' } }, allowPositionals: true })
     // libFuzzer takes 0 for no limit.
     if (!/^[1-9]\d*$/.test(values.seconds)) throw new SetupError('--seconds takes a whole number from 1')
+    if (!/^\d+$/.test(values.seed)) throw new SetupError('--seed takes a whole number')
     await step(`fuzz targets, ${values.seconds} s each`, async () => {
-      const { passed, failed } = await fuzz(Number(values.seconds), positionals)
+      const { passed, failed } = await fuzz(Number(values.seconds), positionals, Number(values.seed))
       console.log(`  ${passed} passed, ${failed} failed`)
       if (failed > 0) process.exitCode = 1
     })

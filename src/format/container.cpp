@@ -16,6 +16,12 @@ bool isGguf(std::span<const std::byte> bytes) {
 }  // namespace
 
 Result<uint64_t> headerNeeds(std::span<const std::byte> prefix, uint64_t fileSize) {
+  // First: where .onnx_adapter has its identifier, GGUF has its version.
+  if (isGguf(prefix)) {
+    const auto progress = gguf::readHeader(prefix, fileSize);
+    if (!progress) return progress.error();
+    return progress->file ? uint64_t{prefix.size()} : progress->needed;
+  }
   if (onnx_adapter::hasIdentifier(prefix)) {
     return Error{Code::unknownFormat,
                  "this is an .onnx_adapter file, which is written but not read; give the adapter that it was "
@@ -24,12 +30,7 @@ Result<uint64_t> headerNeeds(std::span<const std::byte> prefix, uint64_t fileSiz
                  {},
                  {}};
   }
-  if (!isGguf(prefix))
-    return safetensors::headerSize(prefix.first(std::min(prefix.size(), safetensors::kPrefixBytes)),
-                                   fileSize);
-  const auto progress = gguf::readHeader(prefix, fileSize);
-  if (!progress) return progress.error();
-  return progress->file ? uint64_t{prefix.size()} : progress->needed;
+  return safetensors::headerSize(prefix.first(std::min(prefix.size(), safetensors::kPrefixBytes)), fileSize);
 }
 
 Result<Container> readContainer(std::span<const std::byte> bytes, uint64_t fileSize) {

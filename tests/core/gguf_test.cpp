@@ -1,6 +1,7 @@
 // The GGUF container: what the format allows, what is refused, and files that are read bit by bit.
 
 #include "format/gguf.h"
+#include "format/container.h"
 
 #include <gtest/gtest.h>
 
@@ -572,6 +573,17 @@ TEST(Gguf, WritesNothingThatWouldNotLoad) {
   expectCode(with({{"k", Array{ValueType::UInt32, 2, {1}}}}), Code::internal);
   expectCode(with({{"k", Array{ValueType::UInt8, 1, {256}}}}), Code::internal);
   expectCode(with({{"k", Array{ValueType::String, 0, {}}}}), Code::internal);
+}
+
+// Found by fuzzing: the identifier of .onnx_adapter files in the place of the version.
+TEST(Gguf, IsToldByItsMagicWhateverStandsBehindIt) {
+  const std::string text = "GGUFTORT" + std::string(24, '\0');
+  const auto bytes = std::as_bytes(std::span(text));
+  const auto asContainer = headerNeeds(bytes, bytes.size());
+  const auto asGguf = gguf::readHeader(bytes, bytes.size());
+  ASSERT_FALSE(asContainer);
+  ASSERT_FALSE(asGguf);
+  EXPECT_EQ(describe(asContainer.error()), describe(asGguf.error()));
 }
 
 }  // namespace
