@@ -17,12 +17,6 @@ Error fail(Code code, std::string detail, const std::string& tensor) {
   return {code, std::move(detail), {}, tensor, {}};
 }
 
-std::string shapeText(const std::vector<uint64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
-
 uint64_t product(const std::vector<uint64_t>& shape, size_t from) {
   uint64_t result = 1;
   // The header reader has checked that the product of all sides fits 64 bits, unless one of them is 0.

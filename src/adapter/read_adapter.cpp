@@ -53,6 +53,13 @@ Result<Detected> detect(const Header& header) {
   return Detected{dialect, std::to_string(own.factors) + " tensors are named as " + shownName(*own.first)};
 }
 
+/// `path`: of the module, as the config's patterns have it.
+void setScale(AdapterModule& module, const std::string& path, const peft::Config& config) {
+  module.alpha = config.alphaOf(path);
+  const auto rank = static_cast<double>(module.rank);
+  module.scale = module.alpha / (config.info.rslora ? std::sqrt(rank) : rank);
+}
+
 Status applyPeft(Catalogue& catalogue, const peft::Config& config) {
   for (AdapterModule& module : catalogue.modules) {
     if (const uint64_t expected = config.rankOf(module.path);
@@ -62,9 +69,7 @@ Status applyPeft(Catalogue& catalogue, const peft::Config& config) {
                       std::to_string(expected),
                   module.a.name);
     }
-    module.alpha = config.alphaOf(module.path);
-    const auto rank = static_cast<double>(module.rank);
-    module.scale = module.alpha / (config.info.rslora ? std::sqrt(rank) : rank);
+    setScale(module, module.path, config);
   }
   catalogue.info = config.info;
   catalogue.unsupported.insert(catalogue.unsupported.end(), config.unsupported.begin(),
@@ -125,9 +130,7 @@ Status applyDiffusers(Catalogue& catalogue) {
                                "it gives the module rank " + std::to_string(config->rankOf(path)) +
                                    ", but the factor has " + std::to_string(module.rank),
                                module.a.name));
-      module.alpha = config->alphaOf(path);
-      const auto rank = static_cast<double>(module.rank);
-      module.scale = module.alpha / (config->info.rslora ? std::sqrt(rank) : rank);
+      setScale(module, path, *config);
     }
     catalogue.unsupported.insert(catalogue.unsupported.end(), config->unsupported.begin(),
                                  config->unsupported.end());

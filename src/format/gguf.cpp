@@ -71,6 +71,21 @@ uint64_t sizeOf(ValueType type) {
   return 0;
 }
 
+/// work(T{}) for T an element's type, where that is an integer of up to 32 bits. False where it is none, and
+/// where `work` says so.
+template <typename Work>
+bool withInteger(ValueType element, Work work) {
+  switch (element) {
+    case ValueType::UInt8: return work(uint8_t{});
+    case ValueType::Int8: return work(int8_t{});
+    case ValueType::UInt16: return work(uint16_t{});
+    case ValueType::Int16: return work(int16_t{});
+    case ValueType::UInt32: return work(uint32_t{});
+    case ValueType::Int32: return work(int32_t{});
+    default: return false;
+  }
+}
+
 /// One pass over the bytes that are there. Every function but tell() returns false once it cannot go on, and
 /// then either `error` says why or `wanted` up to which position the bytes must reach.
 class Reader {
@@ -247,22 +262,13 @@ class Reader {
   }
 
   void keepIntegers(Array& array) const {
-    const auto all = [&]<typename T>(T) {
+    withInteger(array.element, [&]<typename T>(T element) {
       for (size_t i = 0; i < array.count; ++i) {
-        T element{};
         std::memcpy(&element, bytes_.data() + at_ + i * sizeof(T), sizeof(T));
         array.integers.push_back(element);
       }
-    };
-    switch (array.element) {
-      case ValueType::UInt8: return all(uint8_t{});
-      case ValueType::Int8: return all(int8_t{});
-      case ValueType::UInt16: return all(uint16_t{});
-      case ValueType::Int16: return all(int16_t{});
-      case ValueType::UInt32: return all(uint32_t{});
-      case ValueType::Int32: return all(int32_t{});
-      default: return;
-    }
+      return true;
+    });
   }
 
   bool readTensors() {
@@ -409,22 +415,13 @@ class Writer {
     put(array.element);
     put(array.count);
     if (array.integers.size() != array.count) return false;
-    const auto all = [&]<typename T>(T) {
+    return withInteger(array.element, [&]<typename T>(T) {
       for (const int64_t integer : array.integers) {
         if (!std::in_range<T>(integer)) return false;
         put(static_cast<T>(integer));
       }
       return true;
-    };
-    switch (array.element) {
-      case ValueType::UInt8: return all(uint8_t{});
-      case ValueType::Int8: return all(int8_t{});
-      case ValueType::UInt16: return all(uint16_t{});
-      case ValueType::Int16: return all(int16_t{});
-      case ValueType::UInt32: return all(uint32_t{});
-      case ValueType::Int32: return all(int32_t{});
-      default: return false;
-    }
+    });
   }
 };
 

@@ -24,4 +24,11 @@ struct Header {
   std::vector<std::pair<std::string, std::string>> metadata;  ///< in the header's order
 };
 
+/// A shape as messages show it: "[8, 64]".
+inline std::string shapeText(const std::vector<uint64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
 }  // namespace lego

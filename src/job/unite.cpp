@@ -14,13 +14,6 @@ namespace {
 
 Error fail(Code code, std::string detail) { return {code, std::move(detail), {}, {}, {}}; }
 
-std::string shapeText(const TensorInfo& tensor) {
-  std::string text = "[";
-  for (size_t i = 0; i < tensor.shape.size(); ++i)
-    text += (i > 0 ? ", " : "") + std::to_string(tensor.shape[i]);
-  return text + "]";
-}
-
 /// Weights of single modules: the last pattern that matches overrides the adapter's own weight.
 class WeightRules {
  public:
@@ -77,8 +70,9 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
     if (!sameA || module.out != planned.out) {
       const auto& [own, other] = sameA ? std::pair(&module.b, &first.b) : std::pair(&module.a, &first.a);
       return failAt(Code::shapeMismatch,
-                    "has shape " + shapeText(*own) + ", but " + shownName(adapters[first.adapter].file) +
-                        " has " + shapeText(*other) + "; the adapters belong to different base models",
+                    "has shape " + shapeText(own->shape) + ", but " +
+                        shownName(adapters[first.adapter].file) + " has " + shapeText(other->shape) +
+                        "; the adapters belong to different base models",
                     adapters[adapter], own->name);
     }
     // The same whatever the order of the adapters: a convolution where one of them stores it as that.

@@ -24,15 +24,8 @@ Error fail(Code code, std::string detail, const TensorInfo& tensor) {
   return {code, std::move(detail), {}, tensor.name, {}};
 }
 
-std::string shapeText(const TensorInfo& tensor) {
-  std::string text = "[";
-  for (size_t i = 0; i < tensor.shape.size(); ++i)
-    text += (i > 0 ? ", " : "") + std::to_string(tensor.shape[i]);
-  return text + "]";
-}
-
 Error wrongShape(const TensorInfo& tensor, const std::string& why) {
-  return fail(Code::shapeMismatch, "has shape " + shapeText(tensor) + ": " + why, tensor);
+  return fail(Code::shapeMismatch, "has shape " + shapeText(tensor.shape) + ": " + why, tensor);
 }
 
 /// The product of two sides or axes, as a side. All of them were checked: the product fits 64 bits.
@@ -188,7 +181,7 @@ Status composeHadamard(Expansion& expansion, const FactorTensors& firstTensors,
                 first.hasMid ? *firstTensors.mid : *secondTensors.mid);
   }
   const auto differs = [](const TensorInfo& tensor, const TensorInfo& other) {
-    return wrongShape(tensor, shownName(other.name) + " has shape " + shapeText(other));
+    return wrongShape(tensor, shownName(other.name) + " has shape " + shapeText(other.shape));
   };
   if (second.out != first.out) return differs(*secondTensors.up, *firstTensors.up);
   auto kernel = kernelAxes(firstTensors), otherKernel = kernelAxes(secondTensors);
