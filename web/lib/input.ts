@@ -1,6 +1,7 @@
 // What callers may give as an adapter, and how its files are told apart.
 
 import { MergeError } from './error.js'
+import { namesFile, withoutEnding } from './file-names.js'
 import { formats } from './generated/registry.js'
 import type { Platform } from './platform.js'
 import type { AdapterReference } from './protocol.js'
@@ -100,7 +101,7 @@ async function adapterFrom(files: readonly FileReference[], label: string | unde
   if (tensors.length === 0) throw bad(`'${where}' holds no tensor file (adapter_model.safetensors, or another .safetensors)`, where)
   if (tensors.length > 1 || configs.length > 1) throw bad(`'${where}' holds files of more than one adapter; give each adapter on its own`, where)
   const [file] = tensors as [FileReference]
-  const plain = baseName(file.name).replace(/\.(safetensors|gguf)$/, '')
+  const plain = withoutEnding(baseName(file.name))
   const isProper = properNames.includes(baseName(file.name))
   const name = label ?? ((configs[0] || isProper ? folderName(file.name) : plain) || (isProper ? '' : plain) || `adapter ${index + 1}`)
   const named = (reference: FileReference, fallback: string): FileReference => ({ ...reference, name: reference.name || `${name}/${fallback}` })
@@ -112,7 +113,7 @@ async function kindOf(file: FileReference): Promise<'tensors' | 'config' | 'othe
   const name = baseName(file.name)
   if (name === configFileName) return 'config'
   // What cannot be read, the core has the clear words for.
-  if (/\.(safetensors|gguf|onnx_adapter)$/.test(name)) return 'tensors'
+  if (namesFile(name)) return 'tensors'
   // Pickles are no tensor files here, but the core has the clear words for them.
   if (/^adapter_model\.(bin|pt|ckpt)$/.test(name) || /^[^/]*\.(bin|pt|pth|ckpt)$/.test(file.name)) return 'tensors'
   if (name !== '' || !('blob' in file)) return 'other'

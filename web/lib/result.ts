@@ -2,7 +2,8 @@
 
 import type { ReportValue } from './generated/core-single.mjs'
 import { version } from './generated/registry.js'
-import { namesFile, type SinkResult } from './sink.js'
+import { namesFile } from './file-names.js'
+import type { SinkResult } from './sink.js'
 import type { Job, MergeOutcome, PlanData, TensorValue } from './protocol.js'
 import { cosineOf, pairMatrix, totalCosine, type PairValue } from './totals.js'
 

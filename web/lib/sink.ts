@@ -24,9 +24,6 @@ export type SinkResult = { readonly files: readonly { readonly name: string; rea
 /** Where a caller wants the result: in memory, or, in Node, in a folder, or in a file where the result is one. */
 export type OutputReference = { readonly kind: 'memory' } | { readonly kind: 'path'; readonly path: string }
 
-/** Whether a path is that of a tensor file rather than of a folder. */
-export const namesFile = (path: string): boolean => /\.(safetensors|gguf|onnx_adapter)$/.test(path)
-
 /** Opens an output for files of these names; the platform decides which kinds it can. */
 export type OpenSink = (output: OutputReference, names: readonly string[]) => Promise<Sink>
 

@@ -4,7 +4,8 @@ import { randomUUID } from 'node:crypto'
 import { mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { MergeError, messageOf } from '../lib/error.js'
-import { BlobSink, namesFile, type OpenSink, type OutputFile, type Sink, type SinkResult } from '../lib/sink.js'
+import { namesFile } from '../lib/file-names.js'
+import { BlobSink, type OpenSink, type OutputFile, type Sink, type SinkResult } from '../lib/sink.js'
 import { openBlob, readFailed, type ByteSource, type OpenSource } from '../lib/source.js'
 
 class FileSource implements ByteSource {

@@ -6,7 +6,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { MergeError } from '../lib/error.js'
-import { namesFile } from '../lib/sink.js'
+import { namesFile, withoutEnding } from '../lib/file-names.js'
 import type { PathFiles, Platform, WorkerHandle } from '../lib/platform.js'
 import type { Reply } from '../lib/protocol.js'
 import type { FileReference } from '../lib/source.js'
@@ -67,7 +67,7 @@ async function resolvePath(given: string | URL): Promise<PathFiles> {
 /** A tensor file with a name that all have is called after its folder; any other, after itself. */
 function labelOf(path: string): string {
   const name = basename(path)
-  return /^(adapter_model|adapters|pytorch_lora_weights)\./.test(name) ? basename(dirname(resolve(path))) : name.replace(/\.(safetensors|gguf)$/, '')
+  return /^(adapter_model|adapters|pytorch_lora_weights)\./.test(name) ? basename(dirname(resolve(path))) : withoutEnding(name)
 }
 
 function pathOf(url: URL): string {
