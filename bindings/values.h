@@ -48,6 +48,13 @@ struct BytesValue {
   BytesView bytes = emptyView();
 };
 
+/// Where a file says what its own tensors hash to (PlannedHashes).
+struct HashesValue {
+  bool areWritten = false;
+  double dataBegin = 0, modelAt = 0, legacyAt = 0;
+  BytesView legacyHeader = emptyView();
+};
+
 struct OpenValue {
   std::string label, file, configFile;
   double fileSize = 0;
