@@ -343,7 +343,12 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("sentence", &FormatValue::sentence)
       .field("tensorFile", &FormatValue::tensorFile)
       .field("configFile", &FormatValue::configFile)
-      .field("isRead", &FormatValue::isRead);
+      .field("isRead", &FormatValue::isRead)
+      .field("container", &FormatValue::container)
+      .field("scales", &FormatValue::scales)
+      .field("hasAlphas", &FormatValue::hasAlphas)
+      .field("hasConvolutions", &FormatValue::hasConvolutions)
+      .field("hasEmbeddings", &FormatValue::hasEmbeddings);
   value_object<OptionInfoValue>("OptionInfoValue")
       .field("name", &OptionInfoValue::name)
       .field("type", &OptionInfoValue::type)

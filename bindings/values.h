@@ -329,11 +329,15 @@ inline std::vector<CodeValue> errorCodes() {
 struct FormatValue {
   std::string name, sentence, tensorFile, configFile;
   bool isRead = true;
+  std::string container, scales;
+  bool hasAlphas = false, hasConvolutions = false, hasEmbeddings = false;
 };
 inline std::vector<FormatValue> formatTable() {
   std::vector<FormatValue> table;
   for (const DialectInfo& info : dialects())
-    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "", info.isRead});
+    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "", info.isRead,
+                     nameOf(info.file), nameOf(info.scales), info.alphaTensors, info.hasConvolutions,
+                     info.hasEmbeddings});
   return table;
 }
 
