@@ -149,6 +149,7 @@ const extras = {
     '',
   ],
   diffusers: [header([...pairOf(['.lora_A.weight', '.lora_B.weight'], `unet.${sd1[0]}`), ['unet.norm.diff_b', 'F16', 16, [8]]]), ''],
+  endless: [header([...pairOf(kohya, sd1Kohya[0]), ['lora_unet_norm.w_norm', 'F16', 16, [2 ** 48]]]), ''],
   refused: [
     header([...pairOf(kohya, sd1Kohya[0]), [`${sd1Kohya[0]}.dora_scale`, 'F16', 16, [8, 1]], [`${sd1Kohya[1]}.oft_blocks`, 'F16', 16, [2, 4, 4]], alphaOf(sd1Kohya[1])]),
     '',

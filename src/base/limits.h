@@ -46,6 +46,10 @@ inline constexpr size_t kPatternStates = 20'000;
 /// one matrix over the units takes 134 MB, and the half a dozen of a merge still fit 32-bit memory.
 inline constexpr uint64_t kPooledUnits = 4096;
 
+/// Pieces, of a million elements or less, that all tensors which are no factors are kept in: together as many
+/// elements as a model of 65 billion weights has. Bounds the plan, which has some hundred bytes for each.
+inline constexpr size_t kExtraPieces = size_t{1} << 16;
+
 /// Number of adapters in one merge; each needs an open file.
 inline constexpr size_t kAdapters = 1024;
 

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "adapter/dialect.h"
+#include "base/limits.h"
 #include "job/unite.h"
 #include "tensor/convert.h"
 
@@ -77,6 +78,10 @@ Status addPieces(Plan& plan, const std::string& name, const Kept& kept, std::spa
   // Pieces need elements of whole bytes; those of 4 and 6 bits go through as one.
   const bool canBeCut = bitsOf(dtype) % 8 == 0 && bitsOf(first->dtype) % 8 == 0;
   const uint64_t step = canBeCut ? kPieceElements : std::max<uint64_t>(elements, 1);
+  if (elements / step >= limits::kExtraPieces - plan.extras.size())
+    return failAt(Code::sizeOverflow,
+                  "the tensors that are no LoRA factors have more elements than can be kept",
+                  adapters[firstAdapter], name);
   for (uint64_t at = 0; at == 0 || at < elements; at += step) {
     PlannedExtra piece = whole;
     piece.tensor = plan.extraTensors.size() - 1;

@@ -13,9 +13,8 @@ namespace lego {
 /// plan.extras to those that are written, in pieces of bounded size, without their places. `areNative`:
 /// whether the output has the adapters' own names, which those tensors need.
 /// Errors: unsupported_tensors, unsupported_adapter (the policy is to refuse); no_factors (nothing else is in
-/// a file); bad_policy; bad_format;
-/// shape_mismatch, unsupported_dtype (of several that are to become one); bad_weights (an average of weights
-/// that add up to zero).
+/// a file); bad_policy; bad_format; shape_mismatch, unsupported_dtype (of several that are to become one);
+/// bad_weights (an average of weights that add up to zero); size_overflow (limits::kExtraPieces).
 Status planExtras(Plan& plan, std::span<const AdapterFile> adapters, std::span<const double> weights,
                   bool areNative);
 

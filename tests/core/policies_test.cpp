@@ -6,6 +6,7 @@
 
 #include "core/dialect_samples.h"
 #include "format/json.h"
+#include "format/safetensors.h"
 
 namespace lego::testing {
 namespace {
@@ -76,6 +77,26 @@ TEST(Policies, LargeTensorsGoThroughInPieces) {
   EXPECT_EQ(merged.plan.extras.size(), 4u);
   EXPECT_EQ(valuesOf(merged.file, "lora_unet_norm.w_norm"), norm);
   EXPECT_EQ(valuesOf(merged.file, "lora_unet_x.diff_b"), std::vector<float>{1});
+}
+
+TEST(Policies, TensorsWithoutEndAreRefused) {
+  Header header;
+  header.tensors = {{kKohyaModule + ".lora_down.weight", DType::F32, {2, 6}, 0, 0},
+                    {kKohyaModule + ".lora_up.weight", DType::F32, {5, 2}, 0, 0},
+                    {"lora_unet_a.w_norm", DType::U8, {uint64_t{1} << 35}, 0, 0},
+                    {"lora_unet_b.w_norm", DType::U8, {uint64_t{1} << 35}, 0, 0}};
+  const auto planned = [&] {
+    const std::string text = must(safetensors::writeHeader(header));
+    Session session(1);
+    EXPECT_TRUE(
+        session.addAdapter({"a", "a", ""}, std::as_bytes(std::span(text)), header.tensors.back().end, {}));
+    Recipe recipe;
+    recipe.policies = {{ExtraKind::Norm, Policy::First}};
+    return session.makePlan(recipe);
+  };
+  expectCode(planned(), Code::sizeOverflow);
+  header.tensors.back().shape = {(uint64_t{1} << 35) - (uint64_t{1} << 20)};
+  EXPECT_TRUE(planned());
 }
 
 TEST(Policies, ThatCannotBeFollowedAreRefused) {

@@ -138,6 +138,23 @@ inline void checkCover(const Plan& plan) {
   require(plan.constants.empty() || constant == plan.header.size(), "constants are the header's end");
 }
 
+/// A kohya file that tells where it comes from has places for hashes in its header.
+inline void checkHashes(const Plan& plan) {
+  require(plan.hashes.has_value() == (plan.dialect == Dialect::Kohya && plan.recipe.metadata),
+          "kohya's files have hashes");
+  if (!plan.hashes) return;
+  const auto& [dataBegin, modelAt, legacyAt, legacyHeader] = *plan.hashes;
+  require(dataBegin <= plan.header.size(), "alphas stand behind the header");
+  for (const auto& [at, digits] : {std::pair(modelAt, 64), std::pair(legacyAt, 8)}) {
+    require(at < dataBegin && plan.header.substr(static_cast<size_t>(at), static_cast<size_t>(digits) + 1) ==
+                                  std::string(static_cast<size_t>(digits), '0') + '"',
+            "zeros stand where a hash will");
+  }
+  requireOk(
+      safetensors::readHeader(bytesOf(legacyHeader), plan.outputBytes - dataBegin + legacyHeader.size()),
+      "the header without other metadata is one");
+}
+
 /// Every tensor and setting that is no factor has a fate; those that are kept are made of whole pieces.
 inline void checkExtras(const Plan& plan, std::span<const AdapterFile> adapters) {
   size_t fate = 0;
@@ -236,6 +253,7 @@ inline void checkLayout(const Plan& plan, std::span<const AdapterFile> adapters)
   require(written == plan.outputBytes, "batches fill the output");
   require(plan.peakBytes >= largest, "the input counts as memory");
   checkExtras(plan, adapters);
+  checkHashes(plan);
   checkCover(plan);
 }
 
