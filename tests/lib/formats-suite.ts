@@ -236,9 +236,9 @@ export function defineFormats(merger: () => Merger, examples: readonly [Uint8Arr
 
     it("hold kohya's hashes of what is written", async () => {
       const about = { ss_output_name: 'größer "mine"', ss_network_args: '{}', 'modelspec.title': 'x', sshs_model_hash: 'f'.repeat(64), sshs_legacy_hash: 'f'.repeat(8) }
-      // The old hash looks at 64 KB from 1 MB on, where smaller files have nothing.
-      for (const [rank, dtype, least] of [[4, 'f16', 0], [80, 'f32', 0x110000], [80, 'f16', 0], [72, 'f32', 0x100000]] as const) {
-        const source = kohyaFile('kohya', about, rank)
+      // The old hash looks at 64 KB from 1 MB on: where smaller files have nothing, and others still their header.
+      for (const [rank, dtype, least, comment] of [[4, 'f16', 0, 0], [80, 'f32', 0x110000, 0], [80, 'f16', 0, 0], [72, 'f32', 0x100000, 0], [8, 'f32', 0x110000, 0x108000]] as const) {
+        const source = kohyaFile('kohya', { ...about, ss_training_comment: 'x'.repeat(comment) }, rank)
         const { files, report } = await merger().merge([source], { method: 'cat', dtype }, { hashes: true })
         const file = await (files[0] as File).arrayBuffer()
         expect(file.byteLength).toBeGreaterThan(least)
