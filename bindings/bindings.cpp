@@ -273,7 +273,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   value_object<ExtraKindValue>("ExtraKindValue")
       .field("name", &ExtraKindValue::name)
       .field("sentence", &ExtraKindValue::sentence)
-      .field("canBeKept", &ExtraKindValue::canBeKept);
+      .field("policies", &ExtraKindValue::policies);
   value_object<PlanValue>("PlanValue")
       .field("error", &PlanValue::error)
       .field("method", &PlanValue::method)

@@ -293,6 +293,7 @@ inline PlanValue planValue(const Plan& plan, std::span<const AdapterFile> adapte
     value.modules.push_back(plannedValue(module, adapters.size()));
     value.tensors.push_back(tensorValue(module.a));
     value.tensors.push_back(tensorValue(module.b));
+    if (module.magnitude) value.tensors.push_back(tensorValue(*module.magnitude));
   }
   for (const PlannedBatch& batch : plan.batches) value.batches.push_back(batchValue(batch));
   value.inputBytes = static_cast<double>(plan.inputBytes);
@@ -332,11 +333,14 @@ inline std::vector<FormatValue> formatTable() {
 
 struct ExtraKindValue {
   std::string name, sentence;
-  bool canBeKept = false;
+  std::vector<std::string> policies;
 };
 inline std::vector<ExtraKindValue> extraTable() {
   std::vector<ExtraKindValue> table;
-  for (const ExtraInfo& info : extraKinds()) table.push_back({info.name, info.sentence, info.canBeKept});
+  for (const ExtraInfo& info : extraKinds()) {
+    table.push_back({info.name, info.sentence, {}});
+    for (const Policy policy : info.policies) table.back().policies.emplace_back(nameOf(policy));
+  }
   return table;
 }
 

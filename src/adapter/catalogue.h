@@ -53,7 +53,8 @@ struct AdapterModule {
   /// Where the delta is stored in another way: how. `a` and `b` are then two of its tensors, for messages,
   /// and `rank` is the number of units that it is expanded into.
   std::shared_ptr<const ExpandedFactors> expanded;
-  double alphaRank = 0;  ///< what alpha is divided by; 0: the scale is 1 whatever alpha says
+  std::optional<TensorInfo> magnitude;  ///< DoRA's, `out` values
+  double alphaRank = 0;                 ///< what alpha is divided by; 0: the scale is 1 whatever alpha says
   double alpha = 0;
   double scale = 0;  ///< alpha / rank, or alpha / sqrt(rank) with rsLoRA
 };
@@ -82,6 +83,8 @@ struct AdapterInfo {
   std::string revision;
   bool fanInFanOut = false;
   bool rslora = false;
+  bool dora = false;
+  bool loraBias = false;                   ///< PEFT: whether lora_B have biases
   std::vector<std::string> modulesToSave;  ///< PEFT: modules trained in full
   std::string bias;                        ///< PEFT: which biases are trained; "none" or empty: no
   std::string architecture;                ///< GGUF: general.architecture of the base model

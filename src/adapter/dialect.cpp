@@ -186,6 +186,11 @@ constexpr Suffix kLycorisSuffixes[] = {
     {".lokr_w1_a", Part::LokrW1A},   {".lokr_w1_b", Part::LokrW1B}, {".lokr_w2", Part::LokrW2},
     {".lokr_w2_a", Part::LokrW2A},   {".lokr_w2_b", Part::LokrW2B}, {".lokr_t2", Part::LokrT2},
 };
+// PEFT saves them without an ending, OneTrainer with one.
+constexpr Suffix kMagnitudeSuffixes[] = {{".lora_magnitude_vector", Part::Magnitude},
+                                         {".lora_magnitude_vector.weight", Part::Magnitude},
+                                         {".lora_magnitude_vector.default", Part::Magnitude},
+                                         {".lora_magnitude_vector.default.weight", Part::Magnitude}};
 // ComfyUI takes all of these (comfy/weight_adapter/lora.py); the second half are diffusers' middle and old
 // ones.
 constexpr Suffix kDiffusionSuffixes[] = {
@@ -327,14 +332,19 @@ std::optional<Key> parseKey(Dialect dialect, std::string_view name) {
   for (const Suffix& suffix : kLycorisSuffixes) {
     if (auto key = hasLycoris(dialect) ? read(suffix) : std::nullopt) return key;
   }
+  for (const Suffix& suffix : kMagnitudeSuffixes) {
+    if (auto key = hasMagnitudes(dialect) ? read(suffix) : std::nullopt) return key;
+  }
   return std::nullopt;
 }
+
+bool hasMagnitudes(Dialect dialect) { return dialect == Dialect::Peft || dialect == Dialect::Diffusers; }
 
 ExtraText extraOf(Dialect dialect, std::string_view name) {
   const auto ends = [&](std::string_view text) { return name.ends_with(text); };
   if (contains(name, "lora_magnitude_vector") || ends(".dora_scale") ||
       (dialect == Dialect::Mlx && ends(".m")))
-    return {ExtraKind::Dora, "a DoRA magnitude, which needs the base model's norms"};
+    return {ExtraKind::Dora, "a DoRA magnitude, which needs the base model's weights"};
   if (ends(".bias") && contains(name, ".lora_B.")) return {ExtraKind::LoraBias, "a bias of lora_B"};
   if (ends(".diff") || ends(".diff_b"))
     return {ExtraKind::Diff, "a difference of a bias or a normalisation (.diff, .diff_b)"};
@@ -360,6 +370,8 @@ ExtraText extraOf(Dialect dialect, std::string_view name) {
 std::string keyOf(Dialect dialect, const std::string& path, ModuleKind kind, Part part) {
   const auto either = [&](const char* a, const char* b) { return path + (part == Part::A ? a : b); };
   if (part == Part::Alpha) return path + ".alpha";
+  if (part == Part::Magnitude)
+    return (dialect == Dialect::Peft ? "base_model.model." : "") + path + ".lora_magnitude_vector";
   switch (dialect) {
     case Dialect::Peft:
       return "base_model.model." + (kind == ModuleKind::Embedding

@@ -14,9 +14,10 @@ namespace lego {
 
 /// What a tensor is to its module.
 enum class Part : uint8_t {
-  A,      ///< lora_A, lora_down
-  B,      ///< lora_B, lora_up
-  Alpha,  ///< a scalar; the module's scale is it over the rank
+  A,          ///< lora_A, lora_down
+  B,          ///< lora_B, lora_up
+  Alpha,      ///< a scalar; the module's scale is it over the rank
+  Magnitude,  ///< DoRA's, one for each output (job/dora.h)
   // LyCORIS (tensor/expand.h)
   Mid,   ///< Tucker's core between A and B
   Diff,  ///< the whole difference
@@ -75,6 +76,10 @@ std::optional<Dialect> dialectOf(std::string_view name);
 
 /// A tensor's name as `dialect` reads it; nothing where it is none of its factors, alphas and the like.
 std::optional<Key> parseKey(Dialect dialect, std::string_view name);
+
+/// Whether the magnitudes of DoRA have PEFT's meaning in the dialect: norms of the rows of base weight and
+/// delta together.
+bool hasMagnitudes(Dialect dialect);
 
 /// A tensor that is no factor of the dialect: what it is, by its name.
 struct ExtraText {

@@ -39,8 +39,9 @@ struct Parts {
   /// Any but an alpha.
   bool hasFactors() const { return hasAny(Part::A, Part::B) || hasAny(Part::Mid, Part::LokrT2); }
   const TensorInfo* firstFactor() const {
-    return *std::ranges::find_if(
-        tensors, [&](const TensorInfo* tensor) { return tensor && tensor != (*this)[Part::Alpha]; });
+    return *std::ranges::find_if(tensors, [&](const TensorInfo* tensor) {
+      return tensor && tensor != (*this)[Part::Alpha] && tensor != (*this)[Part::Magnitude];
+    });
   }
 };
 
@@ -198,22 +199,27 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
       catalogue.unsupported.push_back({tensor.name, reason, kind, tensor});
       continue;
     }
+    if (key->part == Part::Magnitude) {
+      const auto [kind, reason] = extraOf(dialect, tensor.name);
+      catalogue.unsupported.push_back({tensor.name, reason, kind, tensor});
+    }
     Parts& parts = modules[key->path];
     if (const TensorInfo* other = parts[key->part]) {
       return fail(Code::duplicateModule,
                   "the module already has this factor in tensor " + shownName(other->name), tensor.name);
     }
-    if (parts.hasAny(Part::A, Part::B) && parts.isEmbedding != key->isEmbedding && key->part != Part::Alpha) {
+    const bool isFactor = key->part != Part::Alpha && key->part != Part::Magnitude;
+    if (parts.hasAny(Part::A, Part::B) && parts.isEmbedding != key->isEmbedding && isFactor) {
       return fail(Code::unpairedFactor, "the module has one factor of a linear layer and one of an embedding",
                   tensor.name);
     }
     parts[key->part] = &tensor;
-    if (key->part != Part::Alpha) parts.isEmbedding = key->isEmbedding;
+    if (isFactor) parts.isEmbedding = key->isEmbedding;
   }
   for (const auto& [path, parts] : modules) {
     const TensorInfo* alpha = parts[Part::Alpha];
     if (!parts.hasFactors()) {
-      catalogue.unsupported.push_back({alpha->name, "an alpha whose module has no LoRA factors"});
+      if (alpha) catalogue.unsupported.push_back({alpha->name, "an alpha whose module has no LoRA factors"});
       continue;
     }
     auto module = parts.hasAny(Part::Mid, Part::LokrT2) ? expandedOf(path, parts) : pairOf(path, parts, info);
@@ -222,6 +228,7 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
       if (Status sound = checkAlpha(*alpha); !sound) return sound.error();
       if (module->alphaRank > 0) catalogue.alphas.push_back({catalogue.modules.size(), *alpha});
     }
+    if (const TensorInfo* magnitude = parts[Part::Magnitude]) module->magnitude = *magnitude;
     catalogue.modules.push_back(std::move(*module));
   }
   if (catalogue.modules.empty() && catalogue.unsupported.empty())

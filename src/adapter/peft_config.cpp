@@ -37,7 +37,7 @@ struct Setting {
   ExtraKind kind = ExtraKind::Other;
 };
 constexpr Setting kUnsupportedSettings[] = {
-    {"use_dora", "DoRA: its magnitudes need the base model's norms", ExtraKind::Dora},
+    {"use_dora", "DoRA: its magnitudes need the base model's weights", ExtraKind::Dora},
     {"lora_bias", "biases of lora_B (lora_bias)", ExtraKind::LoraBias},
     {"modules_to_save", "fully trained modules (modules_to_save)", ExtraKind::ModulesToSave},
     {"target_parameters", "pairs shared by the experts of a mixture (target_parameters)"},
@@ -98,6 +98,8 @@ Result<Config> readConfig(const Json& json, bool typeIsGiven) {
   config.info.revision = fields.text("revision");
   config.info.fanInFanOut = fields.flag("fan_in_fan_out");
   config.info.rslora = fields.flag("use_rslora");
+  config.info.dora = fields.isSet("use_dora");
+  config.info.loraBias = fields.isSet("lora_bias");
   config.info.targetSuffixes = readTargets(fields);
 
   // PEFT's own defaults are r = 8 and lora_alpha = 8.
@@ -243,7 +245,7 @@ Json mergedConfig(const AdapterInfo& info, const std::vector<MergedRank>& module
   config["inference_mode"] = true;
   config["init_lora_weights"] = true;
   config["lora_alpha"] = commonAlpha;
-  config["lora_bias"] = false;
+  config["lora_bias"] = info.loraBias;
   config["lora_dropout"] = 0.0;
   config["modules_to_save"] = info.modulesToSave.empty() ? Json() : Json(info.modulesToSave);
   config["peft_type"] = "LORA";
@@ -252,7 +254,7 @@ Json mergedConfig(const AdapterInfo& info, const std::vector<MergedRank>& module
   config["revision"] = textOrNull(info.revision);
   config["target_modules"] = targets;
   config["task_type"] = textOrNull(info.taskType);
-  config["use_dora"] = false;
+  config["use_dora"] = info.dora;
   config["use_rslora"] = false;
   return config;
 }

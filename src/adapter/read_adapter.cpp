@@ -30,7 +30,7 @@ Result<Detected> detect(const Header& header) {
     for (const DialectInfo& dialect : dialects()) {
       if (dialect.file == FileKind::Gguf) continue;
       const auto key = parseKey(dialect.dialect, tensor.name);
-      if (!key || key->part == Part::Alpha) continue;
+      if (!key || key->part == Part::Alpha || key->part == Part::Magnitude) continue;
       Found& own = found[dialect.dialect];
       if (own.factors++ == 0) own.first = &tensor.name;
     }

@@ -8,8 +8,10 @@
 #include <numeric>
 
 #include "adapter/ggml_names.h"
+#include "job/dora.h"
 #include "merge/canonical.h"
 #include "merge/least_interference.h"
+#include "tensor/convert.h"
 
 namespace lego {
 namespace {
@@ -29,6 +31,7 @@ struct SourceUnits {
   uint32_t first = 0;              // row of the first
   double foldA = 1, foldB = 1;     // all of them are multiplied by this
   std::vector<double> maxA, maxB;  // largest |entry|, folded
+  std::vector<double> gains;       // DoRA: what the base weight's rows are multiplied by
 };
 
 Status unpackSource(const Kernels& kernels, const PlannedModule& module, const PlannedSource& source,
@@ -62,6 +65,16 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
     std::vector<float> scratch(out / source.rowHeads);
     for (uint32_t r = 0; r < source.rank; ++r)
       restoreHeads({rowsB + r * strideB, out}, source.rowHeads, scratch);
+  }
+  if (source.magnitude) {
+    auto gains = doraGains(module, source, adapters, input, rowsA, rowsB);
+    if (!gains) return gains.error();
+    for (uint32_t r = 0; r < source.rank; ++r) {
+      float* b = rowsB + r * strideB;
+      for (size_t o = 0; o < out; ++o) b[o] = static_cast<float>(b[o] * (*gains)[o]);
+      magnitudeB[r] = maxMagnitudeBits(b, out);
+    }
+    units.gains = std::move(*gains);
   }
   units.foldA = source.foldIntoB ? 1 : std::sqrt(std::abs(source.scale));
   units.foldB = source.foldIntoB ? source.scale : std::copysign(units.foldA, source.scale);
@@ -294,6 +307,13 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
     own.rows.assemble = kernels.assemble;
     own.mergedA = nextA;
     own.mergedB = unitsB[g] + module.units * own.rows.strideB;
+    if (module.base) {
+      std::vector<std::vector<double>> gains;
+      for (SourceUnits& source : units[g]) gains.push_back(std::move(source.gains));
+      auto merged = mergedGains(plan, module, gains);
+      if (!merged) return merged.error();
+      own.rowGains = std::move(*merged);
+    }
     if (Status done = computeGramB(own, kernels, precisionB); !done) return done.error();
     own.pool.gramA = ownGram(own);
     result.modules.push_back(std::move(own));

@@ -116,6 +116,7 @@ std::vector<ReadPiece> piecesOf(std::span<PlannedModule> modules) {
         pieces.push_back({source.adapter, &tensor, &at});
       });
     }
+    if (module.base) pieces.push_back({module.base->file, &module.base->tensor, &module.base->at});
   }
   return pieces;
 }
@@ -185,6 +186,16 @@ std::vector<PlannedGroup> groupModules(const Plan& plan) {
 
 namespace {
 
+/// The dtype of DoRA's magnitudes, whose rounding acts on the whole base weight: binary32, where the factors
+/// behind them stay aligned.
+DType magnitudeDtype(const Plan& plan) {
+  const bool areAligned = std::ranges::all_of(plan.modules, [&](const PlannedModule& module) {
+    return module.written * (module.in + module.out) * bitsOf(plan.dtype) % bitsOf(DType::F32) == 0;
+  });
+  if (plan.dtype == DType::F64) return DType::F64;
+  return areAligned ? DType::F32 : plan.dtype;
+}
+
 /// What the config says of trained modules and biases, where these are written.
 AdapterInfo withExtras(AdapterInfo info, const Plan& plan) {
   const auto keeps = [&](ExtraKind kind) {
@@ -194,6 +205,8 @@ AdapterInfo withExtras(AdapterInfo info, const Plan& plan) {
   };
   if (!keeps(ExtraKind::ModulesToSave)) info.modulesToSave.clear();
   if (!keeps(ExtraKind::Bias)) info.bias.clear();
+  info.dora = keeps(ExtraKind::Dora);
+  info.loraBias = keeps(ExtraKind::LoraBias);
   return info;
 }
 
@@ -219,6 +232,7 @@ Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const Adapt
       header.tensors.push_back({keyOf(plan.dialect, module.path, module.kind, Part::Alpha), dtype, {}, 0, 0});
   }
   const size_t constants = header.tensors.size();
+  const DType magnitudes = magnitudeDtype(plan);
   for (size_t m = 0; m < merged.size(); ++m) {
     PlannedModule& module = plan.modules[m];
     auto [a, b] = factorsOf(plan.dialect, merged[m], plan.dtype);
@@ -226,6 +240,10 @@ Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const Adapt
     if (dialect.file == FileKind::OnnxAdapter) nameForGraph(plan.recipe, module, a, b);
     header.tensors.push_back(std::move(a));
     header.tensors.push_back(std::move(b));
+    if (module.magnitude) {
+      module.magnitude->dtype = magnitudes;
+      header.tensors.push_back(*module.magnitude);
+    }
   }
   for (const TensorInfo& tensor : plan.extraTensors) header.tensors.push_back(tensor);
   std::string origin = plan.recipe.metadata ? provenance(plan, weights) : std::string();
@@ -268,12 +286,13 @@ Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const Adapt
   plan.outputBytes = header.tensors.back().end;
   for (const PlannedFiller& filler : plan.fillers)
     plan.outputBytes = std::max(plan.outputBytes, filler.at + filler.bytes.size());
-  for (size_t i = 0; i < plan.modules.size(); ++i) {
-    plan.modules[i].a = std::move(header.tensors[constants + 2 * i]);
-    plan.modules[i].b = std::move(header.tensors[constants + 2 * i + 1]);
+  size_t next = constants;
+  for (PlannedModule& module : plan.modules) {
+    module.a = std::move(header.tensors[next++]);
+    module.b = std::move(header.tensors[next++]);
+    if (module.magnitude) module.magnitude = std::move(header.tensors[next++]);
   }
-  for (size_t i = 0; i < plan.extraTensors.size(); ++i)
-    plan.extraTensors[i] = std::move(header.tensors[constants + 2 * plan.modules.size() + i]);
+  for (TensorInfo& tensor : plan.extraTensors) tensor = std::move(header.tensors[next++]);
   for (PlannedExtra& piece : plan.extras) {
     const TensorInfo& whole = plan.extraTensors[piece.tensor];
     const unsigned bytes = bitsOf(whole.dtype) / 8;

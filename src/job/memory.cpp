@@ -30,12 +30,14 @@ uint64_t feederUnits(const Plan& plan, const PlannedGroup& group) {
 /// Matrices and coefficients of one group, the panel of its Gram matrices, and what a method on entries
 /// holds.
 uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
-  uint64_t units = feederUnits(plan, group), coefficients = 0, largest = 0, entries = 0;
+  uint64_t units = feederUnits(plan, group), coefficients = 0, largest = 0, entries = 0, gains = 0;
   for (const size_t m : group.modules) {
     const PlannedModule& module = plan.modules[m];
     units += module.units;
     largest = std::max<uint64_t>(largest, module.units);
     coefficients += 4 * uint64_t{module.units} * module.rank * sizeof(double);
+    // Of each source of DoRA, merged, and norms and magnitudes while they are made.
+    if (module.base) gains += (module.sources.size() + 3) * module.out * sizeof(double);
     if (std::holds_alternative<EntryMethod>(plan.method->run))
       entries = std::max(entries, entryBytes(module));
   }
@@ -48,7 +50,7 @@ uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
     for (const size_t m : group.modules) adapters = std::max(adapters, plan.modules[m].sources.size());
     matrices += 2 * adapters * largest * largest;
   }
-  return panel + matrices * sizeof(double) + coefficients + entries;
+  return panel + matrices * sizeof(double) + coefficients + entries + gains;
 }
 
 }  // namespace
@@ -94,8 +96,7 @@ uint64_t peakBytes(const Plan& plan, size_t threads) {
   // Sums of a piece of what is no factor in binary64, and one adapter's values of it.
   uint64_t extra = 0;
   for (const PlannedExtra& piece : plan.extras) {
-    if (piece.policy != Policy::First)
-      extra = std::max(extra, piece.elements * (sizeof(double) + sizeof(float)));
+    if (!piece.isCopied()) extra = std::max(extra, piece.elements * (sizeof(double) + sizeof(float)));
   }
   // A pool never has more groups in flight than there are.
   const uint64_t inFlight = std::min<uint64_t>(threads, plan.groups.size());

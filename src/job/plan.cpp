@@ -8,6 +8,7 @@
 
 #include "adapter/dialect.h"
 #include "base/random.h"
+#include "job/dora.h"
 #include "job/extras.h"
 #include "job/layout.h"
 #include "job/memory.h"
@@ -127,6 +128,7 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   for (size_t m = 0; m < ranks.size(); ++m) plan.modules[m].rank = ranks[m];
   if (Status kept = keepScales(recipe, *plan.method, plan.dialect, adapters, plan.modules); !kept)
     return kept.error();
+  if (Status done = planDora(plan, adapters); !done) return done.error();
   const auto dtype = chooseDtype(recipe, infoOf(plan.dialect), plan.modules);
   if (!dtype) return dtype.error();
   plan.dtype = *dtype;

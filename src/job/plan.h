@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +32,8 @@ struct PlannedSource {
   uint32_t rowHeads = 0;                            ///< as in AdapterModule
   std::shared_ptr<const ExpandedFactors> expanded;  ///< as in AdapterModule
   std::array<uint64_t, 8> atExpanded{};             ///< places of its tensors in the batch's input buffer
+  std::optional<TensorInfo> magnitude;              ///< of DoRA, where it is merged (job/dora.h)
+  uint64_t atMagnitude = 0;                         ///< place in the batch's input buffer
   bool foldIntoB = false;                           ///< scale goes into B alone, and A stays as it is
   uint64_t atA = 0, atB = 0;                        ///< places in the batch's input buffer
   uint32_t rank = 0;
@@ -40,6 +43,7 @@ struct PlannedSource {
   /// Calls work(tensor, place in the batch's input buffer) for each tensor.
   template <typename Work>
   void forEachTensor(Work work) {
+    if (magnitude) work(*magnitude, atMagnitude);
     if (!expanded) {
       work(a, atA);
       work(b, atB);
@@ -49,6 +53,13 @@ struct PlannedSource {
       if (expanded->tensors[i]) work(*expanded->tensors[i], atExpanded[i]);
     }
   }
+};
+
+/// A module's own weight, which DoRA needs.
+struct PlannedWeight {
+  uint32_t file = 0;  ///< index into the adapters and the base model's files behind them
+  TensorInfo tensor;  ///< (out, in), or a kernel
+  uint64_t at = 0;    ///< place in the batch's input buffer
 };
 
 struct PlannedModule {
@@ -65,11 +76,14 @@ struct PlannedModule {
   uint32_t rowHeads = 0;  ///< the output's rows of B are put into llama.cpp's order of so many heads
   bool turnedA = false, turnedB = false;  ///< whether A is written in x rank, and B rank x out
   uint64_t seed = 0;
-  uint64_t inputBytes = 0;  ///< factor bytes of all sources
-  TensorInfo a, b;          ///< what is written: keys, shapes, places in the output file
+  uint64_t inputBytes = 0;              ///< factor bytes of all sources
+  TensorInfo a, b;                      ///< what is written: keys, shapes, places in the output file
+  std::optional<PlannedWeight> base;    ///< of a result that is DoRA
+  std::optional<TensorInfo> magnitude;  ///< what is written of it
 };
 
-/// A range of one adapter's file, and where in the batch's input buffer its bytes go.
+/// A range of one adapter's file, or of one of the base model's, which are counted on behind the adapters;
+/// and where in the batch's input buffer its bytes go.
 struct ReadRange {
   uint32_t adapter = 0;
   uint64_t offset = 0, length = 0, at = 0;
@@ -105,6 +119,9 @@ struct PlannedExtra {
   size_t tensor = 0;  ///< index into Plan::extraTensors
   uint64_t firstElement = 0, elements = 0;
   TensorInfo out;  ///< `begin` and `end` are those of the piece
+
+  /// Whether its bytes are the first source's own.
+  bool isCopied() const { return policy == Policy::First && sources.front().weight == 1; }
 };
 
 /// What happens to a tensor, or a setting, that is no factor.

@@ -29,7 +29,7 @@ struct ModuleReport {
 
 /// Where one module's merged factors go: exactly as large as the plan says.
 struct ModuleOutput {
-  std::span<std::byte> a, b;
+  std::span<std::byte> a, b, magnitude;
 };
 
 /// Merges a group of `plan`. `input` is the batch's input buffer; `outputs` has one entry for each module of

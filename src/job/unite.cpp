@@ -247,6 +247,8 @@ Result<AdapterInfo> uniteInfo(std::span<const AdapterFile> adapters, std::span<c
       if (std::ranges::find(united->modulesToSave, module) == united->modulesToSave.end())
         united->modulesToSave.push_back(module);
     }
+    united->dora |= info.dora;
+    united->loraBias |= info.loraBias;
     // "all" covers "lora_only", which covers "none".
     if (info.bias == "all" || united->bias.empty() || united->bias == "none") united->bias = info.bias;
     if (info.revision != united->revision) united->revision.clear();
