@@ -89,6 +89,12 @@ float randomFloat(Random& random) {
   return std::ldexp(value, -static_cast<int>(random.below(6)));
 }
 
+std::vector<float> randomValues(Random& random, size_t count) {
+  std::vector<float> values(count);
+  for (float& value : values) value = randomFloat(random);
+  return values;
+}
+
 Pair randomPair(Random& random, uint64_t rank, uint64_t in, uint64_t out, const std::string& path) {
   Pair pair{path, rank, in, out, {}, {}};
   for (uint64_t i = 0; i < rank * in; ++i) pair.a.push_back(randomFloat(random));

@@ -50,6 +50,7 @@ struct Pair {
 };
 Pair randomPair(Random& random, uint64_t rank, uint64_t in, uint64_t out, const std::string& path = "layer");
 float randomFloat(Random& random);  ///< in (-1, 1), of varying exponents
+std::vector<float> randomValues(Random& random, size_t count);
 
 /// A PEFT adapter; all pairs get the same alpha.
 TestAdapter makeAdapter(const std::string& name, const std::vector<Pair>& pairs, DType dtype, double alpha,

@@ -11,7 +11,9 @@
 
 #include "base/limits.h"
 #include "base/random.h"
+#include "core/dialect_samples.h"
 #include "core/fixtures.h"
+#include "tensor/convert.h"
 
 namespace lego::testing {
 namespace {
@@ -562,6 +564,45 @@ TEST(OnnxAdapter, WritesBelowTwoGigabytes) {
   expectCode(writeTwo(kFirst, rest + 1), Code::sizeOverflow);
   EXPECT_EQ(onnx_adapter::bytesBetween(17, {"t", DType::F8E5M2, {2}, 24, 26}),
             std::string("\0\0\0\2\0\0\0", 7));
+}
+
+TEST(OnnxAdapter, HoldsTheFactorsUnderTheGraphsNames) {
+  Random random(26);
+  const std::vector<Pair> pairs = {randomPair(random, 3, 12, 9, "model.layers.0.mlp.down_proj"),
+                                   randomPair(random, 3, 9, 12, "model.layers.0.self_attn.q_proj")};
+  const TestAdapter peft{"x", makeAdapter("x", pairs, DType::F16, 6).file,
+                         makeAdapter("x", pairs, DType::F16, 6).config};
+  Recipe recipe = converting("onnx");
+  const auto tensors = [&] {
+    const Merged there = must(mergeAll({peft}, recipe));
+    EXPECT_TRUE(there.plan.config.empty());
+    const auto file = must(onnx_adapter::readHeader(there.file));
+    std::vector<std::pair<TensorInfo, std::vector<float>>> found;
+    for (const TensorInfo& tensor : file.header.tensors) {
+      std::vector<float> values((tensor.end - tensor.begin) / 2);
+      toFloatRef(tensor.dtype, there.file.data() + tensor.begin, values.size(), values.data());
+      found.emplace_back(tensor, std::move(values));
+    }
+    return found;
+  };
+  const Pair first = rounded(pairs[0], DType::F16);
+  std::vector<float> doubled(first.b);
+  for (float& value : doubled) value *= 2;
+  auto found = tensors();
+  ASSERT_EQ(found.size(), 4u);
+  EXPECT_EQ(found[0].first.name, "model.layers.0.mlp.down_proj.lora_A.weight");
+  EXPECT_EQ(found[0].first.shape, (std::vector<uint64_t>{12, 3}));
+  EXPECT_EQ(found[0].second, turned(first.a, 3, 12));
+  EXPECT_EQ(found[1].first.shape, (std::vector<uint64_t>{3, 9}));
+  EXPECT_EQ(found[1].second, turned(doubled, 9, 3));
+  recipe.onnxNameA = "{module}.A";
+  recipe.onnxNameB = "{module}.B";
+  recipe.onnxMatMul = false;
+  found = tensors();
+  EXPECT_EQ(found[0].first.name, "model.layers.0.mlp.down_proj.A");
+  EXPECT_EQ(found[0].first.shape, (std::vector<uint64_t>{3, 12}));
+  EXPECT_EQ(found[0].second, first.a);
+  EXPECT_EQ(found[1].second, doubled);
 }
 
 }  // namespace
