@@ -248,7 +248,7 @@ TEST_F(Dora, AnOutputThatVanishesIsRefused) {
 
 TEST(RowNorms, AreThoseOfTheSum) {
   Random random(9);
-  for (const uint64_t in : {1, 2, 3, 4, 5, 255, 256, 257, 515}) {
+  for (const size_t in : {1, 2, 3, 4, 5, 255, 256, 257, 515}) {
     for (const DType dtype : {DType::F32, DType::BF16, DType::F16, DType::F64}) {
       const Pair pair = randomPair(random, 2, in, 3);
       std::vector<float> weight = randomWeight(in, 3 * in);
