@@ -124,6 +124,7 @@ const noLycoris = format => no(inEvery('HasLycorisKeysWhereProgramsWriteThem', f
 const lycoris = format => yes(`LyCORIS > comes out as pairs of the same delta: ${format}`, inEvery('HasLycorisKeysWhereProgramsWriteThem', format))
 const onlyItself = format => cell('written from files of its own only', `names > of others are not written to: ${format}`)
 const notFused = format => cell('fused modules are not written from their parts', `names > of parts are not put together to fused ones: ${format}`)
+const stacks = format => yes(`Experts.AreWrittenAsTheyWereRead/${format}`, `Experts.AreMergedOneByOne/${format}`)
 const noResiduals = cell('DoRA, OFT, norms and biases are refused', 'Lycoris.WhatIsNoSumOfUnitsIsListed')
 
 /** What the table of dialects does not say, or not alone: each cell with the tests that show it. Cells without tests are errors. */
@@ -134,7 +135,11 @@ const formatCells = {
     convolution: yes('Peft.ResolvesLinearConvolutionAndEmbedding', 'convolutions > are read and written as they are: peft'),
     embedding: yes('Session.KeepsConvolutionsAndEmbeddings'),
     lycoris: noLycoris('peft'),
-    limits: [cell('DoRA, biases, fully trained modules and pairs of experts are refused', 'Peft.ListsWhatItCannotCarry')],
+    experts: stacks('peft'),
+    limits: [
+      cell('DoRA, biases and fully trained modules are refused', 'Peft.ListsWhatItCannotCarry'),
+      cell('experts as one parameter are not converted', 'PeftParameters.StayAmongThemselves'),
+    ],
   },
   kohya: {
     told: '`lora_unet_*.lora_down.weight` and the like, no dots before the ending',
@@ -175,6 +180,7 @@ const formatCells = {
     convolution: no('convolutions > are not written where a format has none: mlx'),
     embedding: yes('embeddings > go from PEFT to MLX, which has both factors the other way round, and back'),
     lycoris: noLycoris('mlx'),
+    experts: stacks('mlx'),
     limits: [cell('one rank, smaller ones filled up with zeros', 'ranks that differ > are filled up with zeros in MLX, whose config has one')],
   },
   gguf: {
@@ -183,6 +189,7 @@ const formatCells = {
     convolution: no('convolutions > are not written where a format has none: gguf'),
     embedding: yes('Gguf.EmbeddingsKeepTheirDelta'),
     lycoris: noLycoris('gguf'),
+    experts: stacks('gguf'),
     written: ['llama.cpp in Chromium > does with our merged adapter what it does with the inputs at their weights'],
     limits: [
       cell('from and to other formats only with the base model', 'Gguf.WhatIsNotKnownIsAskedFor'),
@@ -213,11 +220,13 @@ async function formatsPage(path) {
   const isTest = await knownTests()
   const rows = (await dialects()).map(dialect => {
     const { name, tensorFile, configFile, hasConvolutions, hasEmbeddings, isRead } = dialect
+    const hasStacks = String(dialect.stacks !== 'None')
     const own = formatCells[name]
     if (!own) throw new SetupError(`scripts/docs.mjs has no row for the format ${name}`)
     const generic = test => [inEvery(test, name)]
+    const experts = own.experts ?? no('Stacks.AreWrittenOnlyWhereAFormatHasThem')
     const embeddings = own.embedding ?? no(inEvery('HasKeysForEmbeddingsOnlyAsPeft', name))
-    for (const [field, { text }] of [[hasConvolutions, own.convolution], [hasEmbeddings, embeddings]]) {
+    for (const [field, { text }] of [[hasConvolutions, own.convolution], [hasEmbeddings, embeddings], [hasStacks, experts]]) {
       if ((field === 'true') !== (text === 'yes')) throw new SetupError(`scripts/docs.mjs says something else about ${name} than src/adapter/dialect.cpp`)
     }
     const cells = {
@@ -228,6 +237,7 @@ async function formatsPage(path) {
       linear: cell('yes', ...(own.linear ?? generic('HoldsAMergeOfItsOwn'))),
       convolutions: own.convolution,
       embeddings,
+      'stacked experts': experts,
       LyCORIS: own.lycoris,
       limits: { text: own.limits.map(({ text }) => text).join('; '), tests: own.limits.flatMap(({ tests }) => tests) },
     }
@@ -240,7 +250,7 @@ async function formatsPage(path) {
   })
   const table = (head, line) => [`| ${head.join(' | ')} |`, `|${' --- |'.repeat(head.length)}`, ...rows.map(row => `| ${line(row).join(' | ')} |`)].join('\n')
   const first = table(['format', 'written as', 'read', 'written', 'told by', 'where a scale stands'], ({ name, files, cells }) => [`\`${name}\``, files, ...['read', 'written', 'told by', 'scale'].map(column => cells[column].text)])
-  const kinds = ['linear', 'convolutions', 'embeddings', 'LyCORIS', 'limits']
+  const kinds = ['linear', 'convolutions', 'embeddings', 'stacked experts', 'LyCORIS', 'limits']
   const second = table(['format', ...kinds], ({ name, cells }) => [`\`${name}\``, ...kinds.map(kind => cells[kind].text)])
   const shown = rows.map(({ name, cells }) => `- \`${name}\`: ${Object.entries(cells).map(([column, { tests }]) => `${column}: ${tests.map(test => `\`${test}\``).join(', ')}`).join('; ')}`)
   const text = await readFile(path, 'utf8')

@@ -50,6 +50,13 @@ enum class ScalePlace : uint8_t { Nowhere, Config, EachModule };
 /// What a dialect's tensors lie in.
 enum class FileKind : uint8_t { Safetensors, Gguf, OnnxAdapter };
 
+/// How a dialect holds the factors of all experts of a mixture in one pair of tensors (adapter/stack.h).
+enum class StackLayout : uint8_t {
+  None,
+  Rows,  ///< A (experts r x in), B (out x r experts)
+  Axis,  ///< A (experts x r x in), B (experts x out x r)
+};
+
 /// What a dialect is called, and what its files are.
 struct DialectInfo {
   Dialect dialect;
@@ -64,10 +71,11 @@ struct DialectInfo {
   bool hasEmbeddings;       ///< whether it can hold the factors of an embedding
   bool keysTellEmbeddings;  ///< whether these have keys of their own; or else the module's name tells
   bool hasConvolutions;     ///< whether factors may be kernels
-  ScalePlace scales;        ///< Config: one for all modules
-  bool alphaTensors;        ///< whether a module's alpha is a tensor beside its factors
-  bool isRead;              ///< false: it is only written
-  bool hasOneRank;          ///< whether all modules must have the same rank, the config's
+  StackLayout stacks;
+  ScalePlace scales;  ///< Config: one for all modules
+  bool alphaTensors;  ///< whether a module's alpha is a tensor beside its factors
+  bool isRead;        ///< false: it is only written
+  bool hasOneRank;    ///< whether all modules must have the same rank, the config's
 };
 
 std::span<const DialectInfo> dialects();

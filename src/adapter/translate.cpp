@@ -3,7 +3,8 @@
 #include <algorithm>
 
 #include "adapter/dialect.h"
-#include "adapter/ggml_names.h"
+#include "adapter/modules.h"
+#include "adapter/stack.h"
 
 namespace lego {
 namespace {
@@ -76,7 +77,8 @@ Result<std::vector<AdapterModule>> fromGguf(const Catalogue& catalogue, const Ba
   }
   std::vector<AdapterModule> modules;
   for (AdapterModule module : catalogue.modules) {
-    const auto path = hfPath(module.path, architecture);
+    const auto path = module.experts > 0 ? hfExpertOfGgml(stackOf(module.path), module.expert, architecture)
+                                         : hfPath(module.path, architecture);
     if (!path) {
       return fail(Code::mixedDialects,
                   "it is not known what transformers calls the tensor " + shownName(module.path) +
@@ -93,7 +95,33 @@ Result<std::vector<AdapterModule>> fromGguf(const Catalogue& catalogue, const Ba
     module.rowHeads = *heads;
     modules.push_back(std::move(module));
   }
-  std::ranges::sort(modules, {}, &AdapterModule::path);
+  if (Status sorted = sortModules(modules); !sorted) return sorted.error();
+  return modules;
+}
+
+/// Modules of PEFT or MLX: under the names of transformers but for the experts that are stacked.
+Result<std::vector<AdapterModule>> fromTransformers(const Catalogue& catalogue) {
+  std::vector<AdapterModule> modules = catalogue.modules;
+  for (AdapterModule& module : modules) {
+    if (module.experts == 0) continue;
+    if (catalogue.dialect == Dialect::Peft) {
+      return fail(
+          Code::mixedDialects,
+          "the experts of module " + shownName(stackOf(module.path)) +
+              " are one parameter (target_parameters), whose rows and columns, and mostly gate and up in "
+              "one, are not those of the modules that other formats have",
+          module.a.name);
+    }
+    auto path = hfExpertOfMlx(stackOf(module.path), module.expert);
+    if (!path) {
+      return fail(
+          Code::mixedDialects,
+          "it is not known what transformers calls the experts of module " + shownName(stackOf(module.path)),
+          module.a.name);
+    }
+    module.path = std::move(*path);
+  }
+  if (Status sorted = sortModules(modules); !sorted) return sorted.error();
   return modules;
 }
 
@@ -134,7 +162,9 @@ Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const Base
     return result;
   }
   if (infoOf(catalogue.dialect).naming == Naming::Transformers) {
-    result.modules = catalogue.modules;
+    auto modules = fromTransformers(catalogue);
+    if (!modules) return modules.error();
+    result.modules = std::move(*modules);
     return result;
   }
   for (const AdapterModule& module : catalogue.modules) {
@@ -171,14 +201,14 @@ Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const Base
           module.a.name);
     }
   }
-  std::ranges::sort(result.modules, {}, &AdapterModule::path);
-  for (size_t i = 1; i < result.modules.size(); ++i) {
-    const AdapterModule &module = result.modules[i], &before = result.modules[i - 1];
-    if (module.path == before.path)
-      return fail(Code::duplicateModule, "its module is also that of tensor " + shownName(before.a.name),
-                  module.a.name);
-  }
+  if (Status sorted = sortModules(result.modules); !sorted) return sorted.error();
   return result;
+}
+
+std::optional<ExpertName> stackIn(Dialect dialect, std::string_view canonical) {
+  if (dialect == Dialect::Gguf) return ggmlExpert(canonical);
+  if (dialect == Dialect::Mlx) return mlxExpert(canonical);
+  return std::nullopt;
 }
 
 std::optional<std::string> nameIn(Dialect dialect, const std::string& canonical, DiffusionFamilies families) {

@@ -10,6 +10,7 @@
 #include "adapter/base_model.h"
 #include "adapter/catalogue.h"
 #include "adapter/diffusion_names.h"
+#include "adapter/ggml_names.h"
 #include "base/result.h"
 
 namespace lego {
@@ -23,8 +24,9 @@ struct CanonicalModules {
 
 /// A module that is several canonical ones (Flux's fused q, k and v) becomes as many: they share A, and each
 /// has its rows of B. `base`: of GGUF adapters, nullptr where it is not known.
-/// Errors: mixed_dialects, for a module whose name no table has, and where the modules belong to no one
-/// model; base_missing; shape_mismatch, for rows that are no whole heads; duplicate_module.
+/// Errors: mixed_dialects, for a module whose name no table has, for one of a stack of PEFT's, and where the
+/// modules belong to no one model; base_missing; shape_mismatch, for rows that are no whole heads;
+/// duplicate_module.
 Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const BaseModel* base);
 
 /// Heads in whose order llama.cpp's converter puts the rows of a module (its ggml name) of `rows` rows; 0
@@ -32,6 +34,10 @@ Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const Base
 /// shape_mismatch.
 Result<uint32_t> rowHeadsOf(std::string_view ggmlName, uint64_t rows, const std::string& architecture,
                             const BaseModel* base);
+
+/// The stack that a canonical module is an expert of in `dialect`; nothing where it is a module by itself
+/// there.
+std::optional<ExpertName> stackIn(Dialect dialect, std::string_view canonical);
 
 /// A canonical name as `dialect` has it in each of the families; nothing where it has none, or where the
 /// families disagree.

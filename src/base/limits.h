@@ -46,6 +46,11 @@ inline constexpr size_t kPatternStates = 20'000;
 /// one matrix over the units takes 134 MB, and the half a dozen of a merge still fit 32-bit memory.
 inline constexpr uint64_t kPooledUnits = 4096;
 
+/// Experts of one stack, and of all stacks of one adapter: each becomes a module, of which a small file could
+/// otherwise claim millions. The largest mixtures known have 512 in a layer and 70,000 in all.
+inline constexpr uint64_t kStackExperts = 4096;
+inline constexpr uint64_t kExperts = 1 << 18;
+
 /// Number of adapters in one merge; each needs an open file.
 inline constexpr size_t kAdapters = 1024;
 

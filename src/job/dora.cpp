@@ -76,8 +76,9 @@ Status planDora(Plan& plan, std::span<const AdapterFile> adapters) {
         return failAt(Code::unsupportedAdapter,
                       "DoRA cannot be merged where weights are stored in x out (fan_in_fan_out)", adapter,
                       source.a.name);
-      if (module.kind == ModuleKind::Embedding)
-        return failAt(Code::unsupportedAdapter, "DoRA cannot be merged with factors of an embedding", adapter,
+      if (module.kind == ModuleKind::Embedding || module.experts > 0)
+        return failAt(Code::unsupportedAdapter,
+                      "DoRA cannot be merged with factors of an embedding or of a mixture's experts", adapter,
                       source.a.name);
       if (Status added = addMagnitude(module, source, adapter); !added) return added;
     }

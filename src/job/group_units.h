@@ -18,6 +18,7 @@ struct Workspace {
   Buffer<float>
       unitsA;  ///< A units of all modules of a group, B units of its feeders, the merged rows of one
   Buffer<double> expansion;  ///< where deltas that are no pairs are expanded
+  Buffer<std::byte> part;    ///< a factor that is a part of a tensor's rows, by itself
   Buffer<float> unitsB;      ///< for each module its B units, then its merged rows; then A units of a feeder
 
   /// Makes room for every group of a plan, once. Errors: out_of_memory.

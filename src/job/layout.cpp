@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "adapter/dialect.h"
+#include "adapter/stack.h"
 #include "adapter/write_adapter.h"
 #include "format/gguf.h"
 #include "format/json.h"
@@ -210,20 +211,70 @@ AdapterInfo withExtras(AdapterInfo info, const Plan& plan) {
   return info;
 }
 
+std::span<PlannedModule> modulesOf(Plan& plan, const PlannedPair& pair) {
+  return std::span(plan.modules).subspan(pair.firstModule, pair.endModule - pair.firstModule);
+}
+
+/// Modules of one name are one pair.
+std::vector<PlannedPair> pairsOf(std::span<const PlannedModule> modules) {
+  std::vector<PlannedPair> pairs;
+  for (size_t m = 0; m < modules.size(); ++m) {
+    if (m == 0 || modules[m].name != modules[m - 1].name) pairs.push_back({{}, {}, m, m, false});
+    pairs.back().endModule = m + 1;
+    pairs.back().isShared = modules[m].experts > 0;
+  }
+  return pairs;
+}
+
+/// The pair as the dialect's writer takes it: all modules together.
+MergedModule mergedOf(std::span<const PlannedModule> modules) {
+  const PlannedModule& first = modules.front();
+  return {first.name,   first.kind,    first.in,    first.out,
+          first.kernel, first.written, first.scale, first.experts};
+}
+
+/// Sets which parts of a pair are the modules'.
+void placeModules(std::span<PlannedModule> modules, const PlannedPair& pair, Dialect dialect) {
+  for (PlannedModule& module : modules) {
+    module.a = pair.a;
+    module.b = pair.b;
+    if (module.experts == 0) continue;
+    auto [a, b, slice] = expertOf(infoOf(dialect).stacks, pair.a, pair.b, module.expert, module.experts);
+    module.a = std::move(a);
+    module.b = std::move(b);
+    module.sliceB = std::move(slice);
+  }
+}
+
 }  // namespace
+
+std::string nameOfScale(const PlannedModule& module) {
+  return module.experts > 0 ? unwrapped(module.name) : module.name;
+}
+
+std::vector<size_t> groupsOfEqualRank(const Plan& plan) {
+  std::vector<size_t> groups(plan.modules.size(), 0);
+  if (infoOf(plan.dialect).hasOneRank) return groups;
+  std::map<std::string, size_t> stacks;
+  for (size_t m = 0; m < groups.size(); ++m) {
+    const PlannedModule& module = plan.modules[m];
+    groups[m] = module.experts > 0 ? stacks.try_emplace(nameOfScale(module), m).first->second : m;
+  }
+  return groups;
+}
 
 Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const AdapterFile> adapters,
                     std::span<const double> weights) {
   const AdapterInfo info = withExtras(united, plan);
   const DialectInfo& dialect = infoOf(plan.dialect);
-  uint32_t largest = 0;
-  for (const PlannedModule& module : plan.modules) largest = std::max(largest, module.rank);
+  const std::vector<size_t> groups = groupsOfEqualRank(plan);
+  std::vector<uint32_t> largest(groups.size(), 0);
+  for (size_t m = 0; m < groups.size(); ++m)
+    largest[groups[m]] = std::max(largest[groups[m]], plan.modules[m].rank);
+  for (size_t m = 0; m < groups.size(); ++m) plan.modules[m].written = largest[groups[m]];
+  plan.pairs = pairsOf(plan.modules);
   std::vector<MergedModule> merged;
-  for (PlannedModule& module : plan.modules) {
-    module.written = dialect.hasOneRank ? largest : module.rank;
-    merged.push_back(
-        {module.name, module.kind, module.in, module.out, module.kernel, module.written, module.scale});
-  }
+  for (const PlannedPair& pair : plan.pairs) merged.push_back(mergedOf(modulesOf(plan, pair)));
   Header header;
   if (dialect.alphaTensors) {
     // Wide enough for any rank, and as wide as the factors may be, so that these stay aligned.
@@ -233,14 +284,17 @@ Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const Adapt
   }
   const size_t constants = header.tensors.size();
   const DType magnitudes = magnitudeDtype(plan);
-  for (size_t m = 0; m < merged.size(); ++m) {
-    PlannedModule& module = plan.modules[m];
-    auto [a, b] = factorsOf(plan.dialect, merged[m], plan.dtype);
-    std::tie(module.turnedA, module.turnedB) = turnedFactors(plan.dialect, module.kind);
-    if (dialect.file == FileKind::OnnxAdapter) nameForGraph(plan.recipe, module, a, b);
+  for (size_t p = 0; p < merged.size(); ++p) {
+    auto [a, b] = factorsOf(plan.dialect, merged[p], plan.dtype);
+    for (PlannedModule& module : modulesOf(plan, plan.pairs[p])) {
+      if (module.experts == 0)
+        std::tie(module.turnedA, module.turnedB) = turnedFactors(plan.dialect, module.kind);
+      if (dialect.file == FileKind::OnnxAdapter) nameForGraph(plan.recipe, module, a, b);
+    }
     header.tensors.push_back(std::move(a));
     header.tensors.push_back(std::move(b));
-    if (module.magnitude) {
+    for (PlannedModule& module : modulesOf(plan, plan.pairs[p])) {
+      if (!module.magnitude) continue;
       module.magnitude->dtype = magnitudes;
       header.tensors.push_back(*module.magnitude);
     }
@@ -287,10 +341,13 @@ Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const Adapt
   for (const PlannedFiller& filler : plan.fillers)
     plan.outputBytes = std::max(plan.outputBytes, filler.at + filler.bytes.size());
   size_t next = constants;
-  for (PlannedModule& module : plan.modules) {
-    module.a = std::move(header.tensors[next++]);
-    module.b = std::move(header.tensors[next++]);
-    if (module.magnitude) module.magnitude = std::move(header.tensors[next++]);
+  for (PlannedPair& pair : plan.pairs) {
+    pair.a = std::move(header.tensors[next++]);
+    pair.b = std::move(header.tensors[next++]);
+    placeModules(modulesOf(plan, pair), pair, plan.dialect);
+    for (PlannedModule& module : modulesOf(plan, pair)) {
+      if (module.magnitude) module.magnitude = std::move(header.tensors[next++]);
+    }
   }
   for (TensorInfo& tensor : plan.extraTensors) tensor = std::move(header.tensors[next++]);
   for (PlannedExtra& piece : plan.extras) {
@@ -313,7 +370,12 @@ void layOutBatches(Plan& plan) {
     const size_t last = std::ranges::max(members);
     for (const size_t m : members) reach[m] = std::max(reach[m], last);
   }
-  size_t first = 0, firstGroup = 0;
+  // So do pairs.
+  for (const PlannedPair& pair : plan.pairs) {
+    for (size_t m = pair.firstModule; m < pair.endModule; ++m)
+      reach[m] = std::max(reach[m], pair.endModule - 1);
+  }
+  size_t first = 0, firstGroup = 0, firstPair = 0;
   while (first < plan.modules.size()) {
     size_t end = first;
     uint64_t bytes = 0;
@@ -337,23 +399,27 @@ void layOutBatches(Plan& plan) {
     batch.firstModule = first;
     batch.endModule = end;
     batch.firstGroup = batch.endGroup = firstGroup;
-    batch.outputBegin = plan.modules[first].a.begin;
+    batch.firstPair = batch.endPair = firstPair;
+    while (batch.endPair < plan.pairs.size() && plan.pairs[batch.endPair].firstModule < end) ++batch.endPair;
+    batch.outputBegin = plan.pairs[firstPair].a.begin;
     // With what stands between its tensors and the next.
-    batch.outputEnd = end < plan.modules.size() ? plan.modules[end].a.begin
-                      : plan.extras.empty()     ? plan.outputBytes
-                                                : plan.extras.front().out.begin;
+    batch.outputEnd = batch.endPair < plan.pairs.size() ? plan.pairs[batch.endPair].a.begin
+                      : plan.extras.empty()             ? plan.outputBytes
+                                                        : plan.extras.front().out.begin;
     while (batch.endGroup < plan.groups.size() && plan.groups[batch.endGroup].modules.front() < end)
       ++batch.endGroup;
     layOutReads(piecesOf(std::span(plan.modules).subspan(first, end - first)), batch);
     plan.inputBytes += bytes;
     first = end;
     firstGroup = batch.endGroup;
+    firstPair = batch.endPair;
     plan.batches.push_back(std::move(batch));
   }
   for (size_t e = 0; e < plan.extras.size(); ++e) {
     PlannedBatch batch;
     batch.firstModule = first;
     batch.endModule = first;
+    batch.firstPair = batch.endPair = firstPair;
     batch.firstGroup = batch.endGroup = firstGroup;
     batch.firstExtra = e;
     batch.endExtra = e + 1;

@@ -70,8 +70,12 @@ WorkspaceSize workspaceSize(const Plan& plan) {
       rowsA += module.units;
       rank = std::max<uint64_t>(rank, module.written);
       for (const PlannedSource& source : module.sources) {
+        if (!source.sliceB.isWhole())
+          size.part = std::max(size.part, bytesOf(source.b, source.sliceB, module.out * source.rank));
         if (source.expanded) size.expansion = std::max(size.expansion, source.expanded->expansion.scratch);
       }
+      if (!module.sliceB.isWhole())
+        size.part = std::max(size.part, bytesOf(module.b, module.sliceB, module.out * module.written));
       floatsB += (uint64_t{module.units} + module.written) * unitStride(module.out);
     }
     for (const PlannedFeeder& feeder : group.feeders) {
@@ -91,8 +95,8 @@ uint64_t peakBytes(const Plan& plan, size_t threads) {
     input = std::max(input, batch.inputBytes);
     output = std::max(output, batch.outputEnd - batch.outputBegin);
   }
-  const auto [unitsA, unitsB, expansion] = workspaceSize(plan);
-  const uint64_t working = (unitsA + unitsB) * sizeof(float) + expansion * sizeof(double) + matrices;
+  const auto [unitsA, unitsB, expansion, part] = workspaceSize(plan);
+  const uint64_t working = (unitsA + unitsB) * sizeof(float) + expansion * sizeof(double) + part + matrices;
   // Sums of a piece of what is no factor in binary64, and one adapter's values of it.
   uint64_t extra = 0;
   for (const PlannedExtra& piece : plan.extras) {

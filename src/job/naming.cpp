@@ -3,6 +3,7 @@
 #include <set>
 
 #include "adapter/dialect.h"
+#include "adapter/stack.h"
 #include "job/unite.h"
 
 namespace lego {
@@ -24,14 +25,20 @@ Dialect canonicalDialect(Naming naming) {
 
 }  // namespace
 
-Result<std::string> NamedModules::writtenName(const std::string& path) const {
-  if (areNative) return path;
+Result<WrittenName> NamedModules::writtenName(const std::string& path, uint32_t expert,
+                                              uint32_t experts) const {
+  using Kind = WrittenName::Kind;
+  if (areNative)
+    return experts > 0 ? WrittenName{Kind::Expert, stackOf(path), expert, experts}
+                       : WrittenName{Kind::Whole, path};
+  if (auto stack = stackIn(dialect, path))
+    return WrittenName{Kind::Expert, std::move(stack->tensor), stack->expert, experts};
   if (dialect == Dialect::Gguf && path == "lm_head" && base && base->tiedOutput) {
     return fail(Code::badFormat,
                 "the base model's output layer is its token embedding, so llama.cpp has no tensor for an "
                 "adapter of lm_head");
   }
-  if (auto name = nameIn(dialect, path, families)) return std::move(*name);
+  if (auto name = nameIn(dialect, path, families)) return WrittenName{Kind::Whole, std::move(*name)};
   return fail(Code::badFormat,
               "the module " + shownName(path) + " has no known name in the format " + infoOf(dialect).name);
 }

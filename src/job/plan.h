@@ -29,6 +29,7 @@ struct PlannedSource {
   uint32_t adapter = 0;                             ///< index into the inputs
   TensorInfo a, b;                                  ///< places in the adapter's file
   bool transposedA = false, transposedB = false;    ///< as in AdapterModule
+  Slice sliceB;                                     ///< as in AdapterModule
   uint32_t rowHeads = 0;                            ///< as in AdapterModule
   std::shared_ptr<const ExpandedFactors> expanded;  ///< as in AdapterModule
   std::array<uint64_t, 8> atExpanded{};             ///< places of its tensors in the batch's input buffer
@@ -63,23 +64,35 @@ struct PlannedWeight {
 };
 
 struct PlannedModule {
-  std::string path;  ///< under which the adapters' modules were found to be the same
-  std::string name;  ///< in the output
+  std::string path;      ///< under which the adapters' modules were found to be the same
+  std::string name;      ///< in the output; modules of one name are written into one pair of tensors
+  uint32_t expert = 0;   ///< which one of a stack in the output (adapter/stack.h) ...
+  uint32_t experts = 0;  ///< ... of how many; 0: it is in none
   ModuleKind kind = ModuleKind::Linear;
   uint64_t in = 0, out = 0;
   std::vector<uint64_t> kernel;        ///< as AdapterModule::kernel
   std::vector<PlannedSource> sources;  ///< by adapter
   uint32_t units = 0;                  ///< P: sum of the sources' ranks
   uint32_t rank = 0;                   ///< k
-  uint32_t written = 0;   ///< ranks in the output: k, and zeros where the dialect wants equal ranks
+  uint32_t written = 0;   ///< ranks in the output: k, and zeros where several modules must have equal ranks
   double scale = 1;       ///< of what is written: the output's delta is scale * B A
   uint32_t rowHeads = 0;  ///< the output's rows of B are put into llama.cpp's order of so many heads
   bool turnedA = false, turnedB = false;  ///< whether A is written in x rank, and B rank x out
   uint64_t seed = 0;
-  uint64_t inputBytes = 0;              ///< factor bytes of all sources
-  TensorInfo a, b;                      ///< what is written: keys, shapes, places in the output file
+  uint64_t inputBytes = 0;  ///< factor bytes of all sources
+  /// What is written: keys, shapes, places in the output file. Of tensors that several modules share, the
+  /// part that is this one's, but of a B of which it has no rows of its own, the whole.
+  TensorInfo a, b;
+  Slice sliceB;                         ///< which elements of `b` are this module's
   std::optional<PlannedWeight> base;    ///< of a result that is DoRA
   std::optional<TensorInfo> magnitude;  ///< what is written of it
+};
+
+/// Two tensors of the output, and the modules that are written into them: mostly one.
+struct PlannedPair {
+  TensorInfo a, b;
+  size_t firstModule = 0, endModule = 0;
+  bool isShared = false;  ///< the modules may leave elements out, which are zero
 };
 
 /// A range of one adapter's file, or of one of the base model's, which are counted on behind the adapters;
@@ -93,6 +106,7 @@ struct ReadRange {
 /// independent of each other, so the result does not depend on how they are batched.
 struct PlannedBatch {
   size_t firstModule = 0, endModule = 0;
+  size_t firstPair = 0, endPair = 0;
   size_t firstGroup = 0, endGroup = 0;
   size_t firstExtra = 0, endExtra = 0;      ///< none in a batch that has modules
   std::vector<ReadRange> reads;             ///< by adapter and offset
@@ -152,6 +166,7 @@ struct Plan {
   Dialect dialect = Dialect::Peft;       ///< of the output
   std::string architecture;              ///< of a GGUF output's base model
   std::vector<PlannedModule> modules;    ///< in file order
+  std::vector<PlannedPair> pairs;        ///< in file order
   std::vector<PlannedGroup> groups;      ///< by their first module
   bool ranksAreKnown = true;             ///< false: the ranks are the most that may come out of a survey
   std::vector<PlannedBatch> batches;     ///< in file order

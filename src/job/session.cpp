@@ -181,6 +181,12 @@ Result<std::span<const std::byte>> Session::run(size_t index) {
     return std::span(output_.data() + (tensor.begin - batch.outputBegin),
                      static_cast<size_t>(tensor.end - tensor.begin));
   };
+  for (size_t p = batch.firstPair; p < batch.endPair; ++p) {
+    const PlannedPair& pair = plan_->pairs[p];
+    for (const TensorInfo* tensor : {&pair.a, &pair.b}) {
+      if (pair.isShared) std::ranges::fill(part(*tensor), std::byte{0});
+    }
+  }
   Status done = forEachGroup(batch, [&](const PlannedGroup& group, Workspace& workspace) -> Status {
     std::vector<ModuleOutput> outputs;
     for (const size_t m : group.modules) {

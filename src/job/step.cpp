@@ -137,7 +137,8 @@ Result<Outcome> mergeEntries(const Plan& plan, const ModuleUnits& units, EntryMe
 
 /// Writes the merged rows, each multiplied by its factor, as the output's dialect has them.
 Status packModule(const Kernels& kernels, const PlannedModule& module, ModuleUnits& units,
-                  std::vector<float> factors, std::span<const std::byte> input, const ModuleOutput& output) {
+                  std::vector<float> factors, std::span<const std::byte> input, const ModuleOutput& output,
+                  Workspace& workspace) {
   const size_t in = units.pool.in, out = units.pool.out;
   const size_t strideA = units.rows.strideA, strideB = units.rows.strideB;
   for (size_t q = module.rank; q < module.written; ++q) {
@@ -157,8 +158,10 @@ Status packModule(const Kernels& kernels, const PlannedModule& module, ModuleUni
   const auto packB = module.turnedB ? kernels.packRows : kernels.packColumns;
   const uint32_t a =
       packA(module.a.dtype, units.mergedA, strideA, module.written, in, factors, output.a.data());
-  const uint32_t b =
-      packB(module.b.dtype, units.mergedB, strideB, module.written, out, factors, output.b.data());
+  const bool isWhole = module.sliceB.isWhole();
+  std::byte* const targetB = isWhole ? output.b.data() : workspace.part.data();
+  const uint32_t b = packB(module.b.dtype, units.mergedB, strideB, module.written, out, factors, targetB);
+  if (!isWhole) scatter(targetB, module.sliceB, bitsOf(module.b.dtype) / 8, module.written, output.b.data());
   if (Status fits = checkOverflow(module.a, a); !fits) return fits;
   return checkOverflow(module.b, b);
 }
@@ -260,7 +263,8 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, const PlannedGroup& 
       outcome = merge();
     }
     if (!outcome) return outcome.error();
-    Status packed = packModule(kernels, module, units, std::move(outcome->factors), input, outputs[g]);
+    Status packed =
+        packModule(kernels, module, units, std::move(outcome->factors), input, outputs[g], workspace);
     if (!packed) return packed.error();
     reports.push_back(describe(plan, module, adapters.size(), units, std::move(*outcome)));
     const auto end = std::chrono::steady_clock::now();
