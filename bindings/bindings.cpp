@@ -74,6 +74,15 @@ class SessionHandle {
     return viewOf(session_.plan().header.data(), session_.plan().header.size());
   }
 
+  /// What is to be written over the header once all batches are written.
+  HashesValue outputHashes() const {
+    const auto& hashes = session_.plan().hashes;
+    if (!hashes) return {};
+    return {true, static_cast<double>(hashes->dataBegin), static_cast<double>(hashes->modelAt),
+            static_cast<double>(hashes->legacyAt),
+            viewOf(hashes->legacyHeader.data(), hashes->legacyHeader.size())};
+  }
+
   /// Memory that a batch's reads are written to.
   BytesValue input(uint32_t batch) {
     const auto memory = session_.input(batch);
@@ -181,6 +190,12 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   value_object<BytesValue>("BytesValue")
       .field("error", &BytesValue::error)
       .field("bytes", &BytesValue::bytes);
+  value_object<HashesValue>("HashesValue")
+      .field("areWritten", &HashesValue::areWritten)
+      .field("dataBegin", &HashesValue::dataBegin)
+      .field("modelAt", &HashesValue::modelAt)
+      .field("legacyAt", &HashesValue::legacyAt)
+      .field("legacyHeader", &HashesValue::legacyHeader);
   value_object<OpenValue>("OpenValue")
       .field("label", &OpenValue::label)
       .field("file", &OpenValue::file)
@@ -328,7 +343,13 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("sentence", &FormatValue::sentence)
       .field("tensorFile", &FormatValue::tensorFile)
       .field("configFile", &FormatValue::configFile)
-      .field("isRead", &FormatValue::isRead);
+      .field("isRead", &FormatValue::isRead)
+      .field("container", &FormatValue::container)
+      .field("scales", &FormatValue::scales)
+      .field("hasAlphas", &FormatValue::hasAlphas)
+      .field("hasConvolutions", &FormatValue::hasConvolutions)
+      .field("hasEmbeddings", &FormatValue::hasEmbeddings)
+      .field("hasStacks", &FormatValue::hasStacks);
   value_object<OptionInfoValue>("OptionInfoValue")
       .field("name", &OptionInfoValue::name)
       .field("type", &OptionInfoValue::type)
@@ -360,6 +381,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .function("chooseRanks", &SessionHandle::chooseRanks)
       .function("surveys", &SessionHandle::surveys)
       .function("outputHeader", &SessionHandle::outputHeader)
+      .function("outputHashes", &SessionHandle::outputHashes)
       .function("input", &SessionHandle::input)
       .function("run", &SessionHandle::run)
       .function("reports", &SessionHandle::reports)

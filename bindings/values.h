@@ -48,6 +48,13 @@ struct BytesValue {
   BytesView bytes = emptyView();
 };
 
+/// Where a file says what its own tensors hash to (PlannedHashes).
+struct HashesValue {
+  bool areWritten = false;
+  double dataBegin = 0, modelAt = 0, legacyAt = 0;
+  BytesView legacyHeader = emptyView();
+};
+
 struct OpenValue {
   std::string label, file, configFile;
   double fileSize = 0;
@@ -323,11 +330,16 @@ inline std::vector<CodeValue> errorCodes() {
 struct FormatValue {
   std::string name, sentence, tensorFile, configFile;
   bool isRead = true;
+  std::string container, scales;
+  bool hasAlphas = false, hasConvolutions = false, hasEmbeddings = false, hasStacks = false;
 };
 inline std::vector<FormatValue> formatTable() {
   std::vector<FormatValue> table;
   for (const DialectInfo& info : dialects())
-    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "", info.isRead});
+    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "", info.isRead,
+                     nameOf(info.file), nameOf(info.scales), info.alphaTensors, info.hasConvolutions,
+                     info.hasEmbeddings,
+                     info.stacks != StackLayout::None});
   return table;
 }
 

@@ -69,22 +69,6 @@ async function methodsPage(path) {
   return `${text.slice(0, text.indexOf(marker))}${marker}\n${methodTable}`
 }
 
-/**
- * The core's table of dialects (src/adapter/dialect.cpp) with all its fields, of which the library's `formats` has a
- * part. An error where the two disagree.
- */
-async function dialects() {
-  const source = await readFile(join(project, 'src/adapter/dialect.cpp'), 'utf8')
-  const table = source.match(/kDialects\[\] = \{([^]*?)\n\};/)[1]
-  const found = table.split(/\{\.dialect = /).slice(1).map(entry =>
-    Object.fromEntries([...entry.matchAll(/\.(\w+) =\s+((?:"[^"]*"\s*)+|[\w:]+)/g)].map(([, field, value]) => [field, value.startsWith('"') ? value.replaceAll(/"\s*"|^"|"\s*$/g, '') : value.split('::').at(-1)])),
-  )
-  const known = dialect => JSON.stringify([dialect.name, dialect.sentence, dialect.tensorFile, dialect.configFile, dialect.isRead])
-  const core = found.map(({ configFile, isRead, ...rest }) => known({ ...rest, configFile: configFile === 'nullptr' ? '' : configFile, isRead: isRead === 'true' }))
-  if (core.join() !== formats.map(known).join()) throw new SetupError('src/adapter/dialect.cpp and the built library have different formats: run `npm run build`')
-  return found
-}
-
 /** Names of the core's tests and titles of the library's, as far as docs/formats.md refers to them. */
 async function knownTests() {
   const tests = []
@@ -209,31 +193,30 @@ const formatCells = {
   },
 }
 
-function scaleText({ scales, alphaTensors, configFile, file, isRead }) {
-  if (scales === 'Config') return 'config, one for all modules'
-  if (scales === 'EachModule') return alphaTensors === 'true' ? 'an alpha beside the factors' : configFile === 'nullptr' ? 'config in the metadata' : 'config'
-  return file === 'Gguf' ? 'one alpha; written as none, scales are in B' : isRead === 'true' ? 'none: it is 1, others go into B' : 'none: in B'
+function scaleText({ scales, hasAlphas, configFile, container, isRead }) {
+  if (scales === 'config') return 'config, one for all modules'
+  if (scales === 'each module') return hasAlphas ? 'an alpha beside the factors' : configFile === '' ? 'config in the metadata' : 'config'
+  return container === 'gguf' ? 'one alpha; written as none, scales are in B' : isRead ? 'none: it is 1, others go into B' : 'none: in B'
 }
 
 /** docs/formats.md has words of its own around its tables. */
 async function formatsPage(path) {
   const isTest = await knownTests()
-  const rows = (await dialects()).map(dialect => {
-    const { name, tensorFile, configFile, hasConvolutions, hasEmbeddings, isRead } = dialect
-    const hasStacks = String(dialect.stacks !== 'None')
+  const rows = formats.map(format => {
+    const { name, tensorFile, configFile, hasConvolutions, hasEmbeddings, hasStacks, isRead } = format
     const own = formatCells[name]
     if (!own) throw new SetupError(`scripts/docs.mjs has no row for the format ${name}`)
     const generic = test => [inEvery(test, name)]
     const experts = own.experts ?? no('Stacks.AreWrittenOnlyWhereAFormatHasThem')
     const embeddings = own.embedding ?? no(inEvery('HasKeysForEmbeddingsOnlyAsPeft', name))
     for (const [field, { text }] of [[hasConvolutions, own.convolution], [hasEmbeddings, embeddings], [hasStacks, experts]]) {
-      if ((field === 'true') !== (text === 'yes')) throw new SetupError(`scripts/docs.mjs says something else about ${name} than src/adapter/dialect.cpp`)
+      if (field !== (text === 'yes')) throw new SetupError(`scripts/docs.mjs says something else about ${name} than src/adapter/dialect.cpp`)
     }
     const cells = {
-      read: cell(isRead === 'true' ? 'yes' : 'no', ...(own.read ?? generic('IsReadAsTheDeltasThatItsSpecificationGives'))),
+      read: cell(isRead ? 'yes' : 'no', ...(own.read ?? generic('IsReadAsTheDeltasThatItsSpecificationGives'))),
       'told by': typeof own.told === 'string' ? cell(own.told, inEvery('IsToldFromTheOthersByItsNames', name)) : own.told,
-      written: cell('yes', ...(own.written ?? []), ...(isRead === 'true' ? generic('IsWrittenAsItWasRead') : [])),
-      scale: cell(scaleText(dialect), ...(own.scale ?? generic('IsReadAsTheDeltasThatItsSpecificationGives'))),
+      written: cell('yes', ...(own.written ?? []), ...(isRead ? generic('IsWrittenAsItWasRead') : [])),
+      scale: cell(scaleText(format), ...(own.scale ?? generic('IsReadAsTheDeltasThatItsSpecificationGives'))),
       linear: cell('yes', ...(own.linear ?? generic('HoldsAMergeOfItsOwn'))),
       convolutions: own.convolution,
       embeddings,
@@ -246,7 +229,7 @@ async function formatsPage(path) {
       for (const test of tests) if (!isTest(test)) throw new SetupError(`docs/formats.md: ${name}, ${column}: there is no test '${test}'`)
     }
     for (const { tests } of own.limits) if (tests.length === 0) throw new SetupError(`docs/formats.md: no test shows a limit of ${name}`)
-    return { name, files: [tensorFile, configFile].filter(file => file !== 'nullptr').map(file => `\`${file}\``).join(', '), cells }
+    return { name, files: [tensorFile, configFile].filter(file => file !== '').map(file => `\`${file}\``).join(', '), cells }
   })
   const table = (head, line) => [`| ${head.join(' | ')} |`, `|${' --- |'.repeat(head.length)}`, ...rows.map(row => `| ${line(row).join(' | ')} |`)].join('\n')
   const first = table(['format', 'written as', 'read', 'written', 'told by', 'where a scale stands'], ({ name, files, cells }) => [`\`${name}\``, files, ...['read', 'written', 'told by', 'scale'].map(column => cells[column].text)])

@@ -119,10 +119,54 @@ const dialects = {
     'GGUF{"general.type":"adapter","adapter.type":"lora","general.architecture":"llama","adapter.lora.alpha":16.0,"general.base_model.0.name":"base"}',
   ],
 }
+/** Tensors of a module, 8 x 8, in F16: [ending, shape]. */
+const moduleOf = (path, tensors) => tensors.map(([ending, shape]) => [path + ending, 'F16', 16, shape])
+const loha = [['.hada_w1_a', [8, 2]], ['.hada_w1_b', [2, 8]], ['.hada_w2_a', [8, 2]], ['.hada_w2_b', [2, 8]]]
+const tuckerLoha = [['.hada_t1', [2, 2, 3, 3]], ['.hada_w1_a', [2, 8]], ['.hada_w1_b', [2, 8]], ['.hada_t2', [2, 2, 3, 3]], ['.hada_w2_a', [2, 8]], ['.hada_w2_b', [2, 8]]]
+const lokr = [['.lokr_w1', [2, 2]], ['.lokr_w2_a', [4, 2]], ['.lokr_w2_b', [2, 4]]]
+const lycoris = {
+  loha, 'tucker-loha': tuckerLoha, lokr,
+  'lokr-full': [['.lokr_w1', [2, 2]], ['.lokr_w2', [4, 4]]],
+  'lokr-pairs': [['.lokr_w1_a', [2, 1]], ['.lokr_w1_b', [1, 2]], ['.lokr_w2_a', [2, 4]], ['.lokr_w2_b', [2, 4]], ['.lokr_t2', [2, 2, 3, 3]]],
+  core: [['.lora_up.weight', [8, 2, 1, 1]], ['.lora_down.weight', [2, 8, 1, 1]], ['.lora_mid.weight', [2, 2, 3, 3]]],
+  difference: [['.diff', [8, 8]]],
+}
+/** What each dialect's files hold beside factors, with the config that goes with it. */
+const extras = {
+  peft: [
+    header([
+      ...pairOf(['.lora_A.weight', '.lora_B.weight'], `base_model.model.${llama[0]}`),
+      [key('lm_head', 'weight'), 'F16', 16, [3, 2]], [key(llama[0], 'bias'), 'BF16', 16, [8]], [key('model.embed_tokens', 'modules_to_save.weight'), 'F32', 32, [4, 2]],
+    ]),
+    config({ r: 2, lora_alpha: 16, modules_to_save: ['lm_head'], bias: 'lora_only' }),
+  ],
+  kohya: [
+    header([
+      ...pairOf(kohya, sd1Kohya[0]), alphaOf(sd1Kohya[0]),
+      ['lora_unet_norm.w_norm', 'F16', 16, [8]], ['lora_unet_norm.b_norm', 'F16', 16, [8]], ['lora_unet_norm.diff', 'F16', 16, [8]], ['lora_unet_x.diff_b', 'BF16', 16, [8]],
+      ['bundle_emb.word.string_to_param.*', 'F32', 32, [2, 8]], ['lora_unet_none.diff_b', 'F16', 16, [0]], ['lora_unet_narrow.diff_b', 'F4', 4, [2]],
+    ], { ss_network_dim: '2', ss_steps: '9' }),
+    '',
+  ],
+  diffusers: [header([...pairOf(['.lora_A.weight', '.lora_B.weight'], `unet.${sd1[0]}`), ['unet.norm.diff_b', 'F16', 16, [8]]]), ''],
+  refused: [
+    header([...pairOf(kohya, sd1Kohya[0]), [`${sd1Kohya[0]}.dora_scale`, 'F16', 16, [8, 1]], [`${sd1Kohya[1]}.oft_blocks`, 'F16', 16, [2, 4, 4]], alphaOf(sd1Kohya[1])]),
+    '',
+  ],
+  dora: [
+    header([...pairOf(['.lora_A.weight', '.lora_B.weight'], `base_model.model.${llama[0]}`), [key(llama[0], 'lora_magnitude_vector'), 'F16', 16, [8]], [key(llama[0], 'lora_B.bias'), 'F16', 16, [8]]]),
+    config({ r: 2, use_dora: true, lora_bias: true }),
+  ],
+}
 /** Formats by their number in a recipe: DialectInfo's order, 0 is "same". */
 const formats = ['same', 'peft', 'kohya', 'diffusers', 'comfy', 'xlabs', 'control_lora', 'mlx', 'gguf', 'onnx']
-/** The recipe of a conversion (method 3 is cat), and a base model of type llama with two heads. Dtypes: 0 same, 5 q8_0. */
-const conversion = (format, keep = true, dtype = 0) => bytes(3, 0, 0, 0, 0, dtype, 0, 0, formats.indexOf(format), 0, ...(format === 'onnx' ? [1, 1, 0] : []), keep ? 3 : 0, 1, 0, 2, 2, 0)
+/** What happens to all that is no factor and can be kept, by its number in a recipe. */
+const policies = { drop: 4, first: 5, average: 6, sum: 7 }
+/**
+ * The recipe of a conversion (method 3 is cat), and a base model of type llama with two heads. Dtypes: 0 same, 5 q8_0.
+ * Policy: one of policies, or 0 for none.
+ */
+const conversion = (format, keep = true, dtype = 0, policy = 0) => bytes(3, 0, 0, 0, 0, dtype, 0, policy, formats.indexOf(format), 0, ...(format === 'onnx' ? [1, 1, 0] : []), keep ? 3 : 0, 1, 0, 2, 2, 0)
 /** Values for so many alphas, in front of a recipe: each 16. */
 const alphas = count => bytes(...Array(count).fill(16))
 
@@ -197,6 +241,24 @@ await main(async () => {
     'gguf-gguf-q8_0': adapters([dialects.gguf], conversion('gguf', false, 5)),
     'kohya-and-diffusers': adapters([dialects.kohya, dialects.diffusers], Buffer.concat([alphas(2), conversion('same', false)])),
     'peft-and-gguf': adapters([dialects.peft, dialects.gguf], conversion('same', false)),
+    ...Object.fromEntries(Object.entries(lycoris).flatMap(([name, tensors]) => {
+      // Where a module is scaled by nothing, its alpha is not read.
+      const count = ['lokr-full', 'difference'].includes(name) ? 0 : 1
+      const file = [header([...moduleOf(sd1Kohya[0], tensors), alphaOf(sd1Kohya[0])]), '']
+      return [
+        [`lycoris-${name}`, adapters([file], Buffer.concat([alphas(count), conversion('same')]))],
+        [`lycoris-${name}-diffusers`, adapters([file], Buffer.concat([alphas(count), conversion('diffusers', false)]))],
+        [`lycoris-${name}-and-pair`, adapters([file, dialects.kohya], Buffer.concat([alphas(count + 2), conversion('same', false)]))],
+      ]
+    })),
+    ...Object.fromEntries(Object.entries(extras).flatMap(([name, files]) => {
+      const count = files[0].split('.alpha"').length - 1 - (name === 'refused' ? 1 : 0)
+      return Object.entries(policies).flatMap(([policy, number]) => [
+        [`extras-${name}-${policy}`, adapters([files], Buffer.concat([alphas(count), conversion('same', true, 0, number)]))],
+        [`extras-${name}-twice-${policy}`, adapters([files, files], Buffer.concat([alphas(2 * count), conversion('same', false, 0, number)]))],
+      ])
+    })),
+    'extras-kohya-diffusers': adapters([extras.kohya], Buffer.concat([alphas(1), conversion('diffusers', false, 0, policies.sum)])),
     'kohya-twice': adapters([dialects.kohya, dialects.kohya], Buffer.concat([alphas(4), conversion('same', false)])),
   })
 
@@ -252,5 +314,21 @@ await main(async () => {
     `mixed-${naming}-${number}`,
     Buffer.concat([bytes(1, 0), Buffer.alloc(14), bytes(1, 0, 2, 2, 0, naming, number), golden.data.subarray(300, 900)]),
   ]))
-  await write('merge', Object.fromEntries([...merges.flat(), ...conversions, ...mixed]))
+  // Two adapters of one dialect with a pair, and beside it another module as LyCORIS stores it and a tensor that is no factor.
+  const values32 = (count, seed) => bytes(...Array.from({ length: count }, (_, i) => [5, seed + i]).flat())
+  const lycorisForms = [4, 6, 3, 2, 3, 1] // of tensors each
+  const withMore = (naming, number, policy, form, extra) => {
+    const hasAlphas = number > 0
+    const module = lycorisForms[form] && Buffer.concat([bytes(1, 0, 1, form), values32(lycorisForms[form], form), ...(hasAlphas ? [bytes(1, 16)] : [])])
+    const other = seed => Buffer.concat([bytes(0, 4, extra, 0, 1, 0, 0), values32(1, seed)])
+    const file = seed => Buffer.concat([bytes(0, 1), values32(2, seed), ...(hasAlphas ? [bytes(0)] : []), bytes(0, 0, 0, module ? 2 : 1), ...(module ? [module] : []), other(seed)])
+    return Buffer.concat([bytes(1), conversion('same', false, 0, policy), bytes(naming, number, 7, 3, 1, 0, 3, 3, 0, 3, 3, 0), file(1), bytes(0), file(9)])
+  }
+  const ways = Object.entries(policies)
+  const more = [
+    ...ways.flatMap(([policy, at]) => [0, 1, 2, 3, 4].map(extra => [`peft-extra-${extra}-${policy}`, withMore(0, 0, at, undefined, extra)])),
+    ...ways.flatMap(([policy, at]) => [0, 1, 2, 3, 4, 5].map(extra => [`kohya-extra-${extra}-${policy}`, withMore(2, 1, at, undefined, extra)])),
+    ...['diffusers', 'kohya', 'comfy'].flatMap((name, number) => lycorisForms.map((_, form) => [`${name}-lycoris-${form}`, withMore(2, number, ways[form % 4][1], form, 5)])),
+  ]
+  await write('merge', Object.fromEntries([...merges.flat(), ...conversions, ...mixed, ...more]))
 })

@@ -20,6 +20,8 @@ const codes = core.errorCodes()
 const methods = core.methodTable()
 const formats = core.formatTable()
 const extras = core.extraTable()
+/** Type of a field of formats that has one of a few texts. */
+const choicesOf = field => [...new Set(formats.map(format => format[field]))].map(quote).join(' | ')
 const names = methods.flatMap(method => [method.name, ...method.aliases])
 
 /** One entry for each option, whichever methods have it: they agree about its type. */
@@ -70,6 +72,18 @@ export interface FormatInfo {
   readonly configFile: string
   /** False: it is only written. */
   readonly isRead: boolean
+  /** What its tensors lie in. */
+  readonly container: ${choicesOf('container')}
+  /** Where it can say that a module's scale is not 1. */
+  readonly scales: ${choicesOf('scales')}
+  /** Whether a module's alpha is a tensor beside its factors. */
+  readonly hasAlphas: boolean
+  /** Whether factors may be kernels of convolutions. */
+  readonly hasConvolutions: boolean
+  /** Whether it can hold the factors of an embedding. */
+  readonly hasEmbeddings: boolean
+  /** Whether it can hold the factors of all experts of a mixture in one pair of tensors. */
+  readonly hasStacks: boolean
 }
 
 /** Every file format. */

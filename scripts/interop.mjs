@@ -1,5 +1,5 @@
 // `npm run test:interop`: other people's readers on what the library writes, from Debian testing in a root folder of
-// their own (about 500 MB): the reference safetensors parser, gguf's reader, llama.cpp, ONNX Runtime. Not part of
+// their own (about 500 MB): the reference safetensors library, gguf's reader, llama.cpp, ONNX Runtime. Not part of
 // `npm test`, which runs llama.cpp and ONNX Runtime as WebAssembly.
 
 import { createHash } from 'node:crypto'
@@ -88,6 +88,23 @@ async function mergedOnnxAdapter(library) {
   return output
 }
 
+/** An adapter of modules in kohya's naming, 2 MB of F32, in no order of names. */
+function kohyaAdapter() {
+  const [rank, side] = [64, 1024]
+  let at = 0
+  const entry = (name, shape) => {
+    const begin = at
+    at += 4 * shape.reduce((product, length) => product * length, 1)
+    return [name, { dtype: 'F32', shape, data_offsets: [begin, at] }]
+  }
+  const modules = ['a_2', 'a_10', 'a_1', 'a_1_b'].map(path => `lora_unet_down_blocks_${path}`)
+  const header = Object.fromEntries(modules.flatMap(path => [entry(`${path}.lora_up.weight`, [side, rank]), entry(`${path}.lora_down.weight`, [rank, side]), entry(`${path}.alpha`, [])]))
+  const text = Buffer.from(JSON.stringify({ __metadata__: { ss_output_name: 'größer "mine"\n', 'modelspec.title': 'x' }, ...header }))
+  const size = Buffer.alloc(8)
+  size.writeBigUInt64LE(BigInt(text.length))
+  return new File([size, text, Float32Array.from({ length: at / 4 }, (_, i) => Math.sin(i) + 2)], 'kohya.safetensors')
+}
+
 /** A merged adapter in a dtype; `isSum`: whether the method gives the weighted sum itself. */
 const safetensorsCheck = (dtype, recipe, isSum) => ({
   title: `safetensors: ${recipe.method} in ${dtype}`,
@@ -111,6 +128,15 @@ const checks = [
   safetensorsCheck('f16', { method: 'cat' }, true),
   safetensorsCheck('bf16', { method: 'cat' }, true),
   safetensorsCheck('f32', { method: 'least_interference', rank: 8 }, false),
+  {
+    title: "safetensors: kohya's hashes",
+    script: 'kohya_hashes_check.py',
+    async make({ library }) {
+      const output = join(scratch, 'kohya.safetensors')
+      await library.merge([kohyaAdapter(), kohyaAdapter()], { method: 'cat', dtype: 'f16' }, { output })
+      return [output]
+    },
+  },
   {
     title: "gguf: Python's reader",
     script: 'gguf_check.py',

@@ -307,6 +307,24 @@ bool fits(Dialect dialect, std::string_view path, std::string_view name) {
 
 }  // namespace
 
+const char* nameOf(ScalePlace place) {
+  switch (place) {
+    case ScalePlace::Nowhere: return "nowhere";
+    case ScalePlace::Config: return "config";
+    case ScalePlace::EachModule: return "each module";
+  }
+  return "";
+}
+
+const char* nameOf(FileKind kind) {
+  switch (kind) {
+    case FileKind::Safetensors: return "safetensors";
+    case FileKind::Gguf: return "gguf";
+    case FileKind::OnnxAdapter: return "onnx_adapter";
+  }
+  return "";
+}
+
 std::span<const DialectInfo> dialects() { return kDialects; }
 
 const DialectInfo& infoOf(Dialect dialect) {

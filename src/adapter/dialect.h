@@ -46,9 +46,13 @@ struct Key {
 
 /// Where a dialect can say that a module's scale is not 1.
 enum class ScalePlace : uint8_t { Nowhere, Config, EachModule };
+/// "nowhere", "config", "each module".
+const char* nameOf(ScalePlace place);
 
 /// What a dialect's tensors lie in.
 enum class FileKind : uint8_t { Safetensors, Gguf, OnnxAdapter };
+/// "safetensors", "gguf", "onnx_adapter".
+const char* nameOf(FileKind kind);
 
 /// How a dialect holds the factors of all experts of a mixture in one pair of tensors (adapter/stack.h).
 enum class StackLayout : uint8_t {

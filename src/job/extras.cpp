@@ -208,11 +208,16 @@ Status mergeExtra(const PlannedExtra& extra, std::span<const AdapterFile> adapte
     for (size_t i = 0; i < count; ++i) sum[i] += source.weight * values[i];
   }
   for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(sum[i]);
-  if (const uint32_t largest = maxMagnitudeBits(values.data(), count); largest >= 0x7F800000u) {
-    const AdapterFile& first = adapters[extra.sources.front().adapter];
+  const AdapterFile& first = adapters[extra.sources.front().adapter];
+  const uint32_t largest = maxMagnitudeBits(values.data(), count);
+  if (largest >= overflowBits(DType::F32))
     return failAt(Code::notFinite, "the tensor, averaged or added up, holds NaN or infinity", first,
                   extra.out.name);
-  }
+  if (largest >= overflowBits(extra.out.dtype))
+    return failAt(
+        Code::valueOverflow,
+        "the tensor, averaged or added up, has a value too large for " + std::string(nameOf(extra.out.dtype)),
+        first, extra.out.name);
   fromFloat(extra.out.dtype, values.data(), count, output.data());
   return {};
 }

@@ -94,6 +94,23 @@ std::vector<std::pair<std::string, gguf::Value>> ggufMetadata(const Plan& plan, 
   return metadata;
 }
 
+constexpr std::string_view kModelHash = "sshs_model_hash", kLegacyHash = "sshs_legacy_hash";
+
+/// Of a header, written as `text`, that has placeholders for both hashes.
+Result<PlannedHashes> hashesIn(Header header, std::string_view text) {
+  const auto placeOf = [&](std::string_view key) {
+    // Nothing else looks like this: within other strings, the quotes are escaped.
+    const std::string start = "\"" + std::string(key) + "\":\"";
+    return text.find(start) + start.size();
+  };
+  PlannedHashes hashes{text.size(), placeOf(kModelHash), placeOf(kLegacyHash), {}};
+  std::erase_if(header.metadata, [](const auto& entry) { return !entry.first.starts_with("ss_"); });
+  auto legacy = safetensors::writeHeader(header);
+  if (!legacy) return legacy.error();
+  hashes.legacyHeader = std::move(*legacy);
+  return hashes;
+}
+
 /// Metadata of the files that take part.
 std::vector<const Metadata*> metadataOf(std::span<const AdapterFile> adapters,
                                         std::span<const PlannedModule> modules) {
@@ -324,10 +341,19 @@ Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const Adapt
       for (auto& entry : uniteMetadata(metadataOf(adapters, plan.modules)))
         header.metadata.push_back(std::move(entry));
       header.metadata.emplace_back("lora_lego", std::move(origin));
+      if (plan.dialect == Dialect::Kohya) {
+        header.metadata.emplace_back(kModelHash, std::string(64, '0'));
+        header.metadata.emplace_back(kLegacyHash, std::string(8, '0'));
+      }
     }
     auto bytes = safetensors::writeHeader(header);
     if (!bytes) return bytes.error();
     plan.header = std::move(*bytes);
+    if (plan.recipe.metadata && plan.dialect == Dialect::Kohya) {
+      auto hashes = hashesIn(header, plan.header);
+      if (!hashes) return hashes.error();
+      plan.hashes = std::move(*hashes);
+    }
   }
   for (size_t i = 0; i < constants; ++i) {
     const auto alpha = static_cast<float>(merged[i].alpha());

@@ -1,5 +1,6 @@
 #include "job/naming.h"
 
+#include <algorithm>
 #include <set>
 
 #include "adapter/dialect.h"
@@ -82,8 +83,13 @@ Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Re
     namings.insert(infoOf(adapter.catalogue.dialect).naming);
   }
   if (namings.size() > 1) {
-    return fail(Code::mixedDialects,
-                "adapters of language models and of image models cannot be merged: " + listed(given));
+    const Naming first = infoOf(adapters.front().catalogue.dialect).naming;
+    const auto other = std::ranges::find_if(adapters, [&](const AdapterFile& adapter) {
+      return infoOf(adapter.catalogue.dialect).naming != first;
+    });
+    return failAt(Code::mixedDialects,
+                  "adapters of language models and of image models cannot be merged: " + listed(given),
+                  *other, {});
   }
   NamedModules named;
   named.dialect = given.size() == 1 ? *given.begin() : canonicalDialect(*namings.begin());
@@ -91,8 +97,10 @@ Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Re
     const auto asked = dialectOf(recipe.format);
     if (!asked) return fail(Code::badFormat, "there is no format " + shownName(recipe.format));
     if (infoOf(*asked).naming != *namings.begin()) {
-      return fail(Code::badFormat, "the format " + recipe.format + " names other modules than adapters of " +
-                                       listed(given) + " have");
+      return failAt(
+          Code::badFormat,
+          "the format " + recipe.format + " names other modules than adapters of " + listed(given) + " have",
+          adapters.front(), {});
     }
     named.dialect = *asked;
   } else if (given.size() > 1) {

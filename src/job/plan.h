@@ -158,6 +158,17 @@ struct PlannedGroup {
   std::vector<PlannedFeeder> feeders;  ///< in the same batch
 };
 
+/// What a kohya file says its own tensors hash to, which is known only once they are written: until then
+/// zeros stand in the header. Source: kohya-ss/sd-scripts, library/train_util.py,
+/// precalculate_safetensors_hashes.
+struct PlannedHashes {
+  uint64_t dataBegin = 0;  ///< of the file: the first byte behind the header
+  uint64_t modelAt = 0;    ///< of the file: 64 hexadecimal digits, SHA-256 of all from dataBegin on
+  uint64_t legacyAt = 0;   ///< of the file: 8 such digits, the first of the SHA-256 of 0x10000 bytes from
+                          ///< 0x100000 on of what follows `legacyHeader`, and of it
+  std::string legacyHeader;  ///< the header if its metadata were only what the training says of itself
+};
+
 struct Plan {
   const MethodInfo* method = nullptr;
   Recipe recipe;
@@ -175,6 +186,7 @@ struct Plan {
   std::vector<TensorInfo> extraTensors;  ///< the tensors that they are pieces of
   std::vector<ExtraFate> extraFates;     ///< by adapter
   std::string header;                    ///< first bytes of the output's tensor file, alphas included
+  std::optional<PlannedHashes> hashes;   ///< of a kohya file that tells where it comes from
   std::vector<TensorInfo> constants;     ///< tensors that lie in `header`: alphas
   std::string config;                    ///< text of the output's config; empty where the dialect has none
   uint64_t inputBytes = 0;               ///< factor bytes that will be read

@@ -15,16 +15,6 @@
 namespace lego {
 namespace {
 
-/// Smallest magnitude (as binary32 bits) that becomes infinite when rounded to the dtype.
-uint32_t overflowBits(DType dtype) {
-  switch (dtype) {
-    case DType::F16: return 0x477FF000u;   // 65520
-    case DType::BF16: return 0x7F7F8000u;  // half-way between the largest bfloat16 and 2^128
-    case DType::Q8_0: return 0x4AFDF020u;  // 127 x 65520: the scale, a binary16, becomes infinite
-    default: return 0x7F800000u;
-  }
-}
-
 Status checkOverflow(const TensorInfo& tensor, uint32_t magnitude) {
   if (magnitude < overflowBits(tensor.dtype)) return {};
   const bool isWidest = tensor.dtype == DType::F32 || tensor.dtype == DType::F64;

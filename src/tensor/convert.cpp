@@ -171,4 +171,13 @@ uint32_t maxMagnitudeBits(const float* values, size_t count) {
   return largest;
 }
 
+uint32_t overflowBits(DType dtype) {
+  switch (dtype) {
+    case DType::F16: return 0x477FF000u;   // 65520
+    case DType::BF16: return 0x7F7F8000u;  // half-way between the largest bfloat16 and 2^128
+    case DType::Q8_0: return 0x4AFDF020u;  // 127 x 65520: the scale, a binary16, becomes infinite
+    default: return 0x7F800000u;
+  }
+}
+
 }  // namespace lego

@@ -21,6 +21,9 @@ void toFloatRef(DType dtype, const std::byte* source, size_t count, float* targe
 void fromFloat(DType dtype, const float* source, size_t count, std::byte* target);
 void fromFloatRef(DType dtype, const float* source, size_t count, std::byte* target);
 
+/// Smallest magnitude, as binary32 bits, that becomes infinite when it is rounded to the dtype.
+uint32_t overflowBits(DType dtype);
+
 /// Bits of the largest |x|, as an unsigned number: 0 for no elements, 0x7F800000 or more exactly when an
 /// element is infinite or NaN. Integer comparison orders non-negative binary32 values.
 uint32_t maxMagnitudeBits(const float* values, size_t count);

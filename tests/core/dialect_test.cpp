@@ -9,6 +9,7 @@
 #include "adapter/read_adapter.h"
 #include "adapter/write_adapter.h"
 #include "core/dialect_samples.h"
+#include "format/json.h"
 #include "format/safetensors.h"
 
 namespace lego::testing {
@@ -172,6 +173,35 @@ TEST(Dialects, MetadataIsWhatTheInputsAgreeAbout) {
             (Metadata{{"ss_base_model_version", "sdxl_base_v1-0"},
                       {"ss_tag_frequency", R"({"cats":{"cat":3,"red":3},"dogs":{"dog":5}})"},
                       {"modelspec.trigger_phrase", "cat, dog"}}));
+}
+
+TEST(Dialects, KohyaHasPlacesForHashesOfItsTensors) {
+  TestAdapter adapter = sampleOf(Dialect::Kohya, pairsFor(Dialect::Kohya, 37)).adapter;
+  Header header = headerOf(adapter.file);
+  const uint64_t before = header.tensors.front().begin;
+  header.metadata = {
+      {"ss_steps", "\"sshs_model_hash\":\""}, {"modelspec.title", "x"}, {"sshs_model_hash", "f"}};
+  const std::string text = must(safetensors::writeHeader(header));
+  adapter.file.erase(adapter.file.begin(), adapter.file.begin() + static_cast<std::ptrdiff_t>(before));
+  const auto bytes = std::as_bytes(std::span(text));
+  adapter.file.insert(adapter.file.begin(), bytes.begin(), bytes.end());
+
+  const Plan plan = must(mergeAll({adapter}, converting())).plan;
+  ASSERT_TRUE(plan.hashes);
+  const PlannedHashes& hashes = *plan.hashes;
+  EXPECT_EQ(hashes.dataBegin, plan.constants.front().begin);
+  EXPECT_EQ(plan.header.substr(hashes.modelAt - 19, 19 + 66),
+            "\"sshs_model_hash\":\"" + std::string(64, '0') + "\",");
+  EXPECT_EQ(plan.header.substr(hashes.legacyAt, 9), "00000000\"");
+  Json legacy = must(parseJson(std::string_view(hashes.legacyHeader).substr(8), Code::badHeader));
+  EXPECT_EQ(legacy["__metadata__"]["ss_steps"], header.metadata.front().second);
+  for (const auto& [key, value] : legacy["__metadata__"].items()) EXPECT_TRUE(key.starts_with("ss_")) << key;
+  EXPECT_EQ(legacy.size(), 1 + header.tensors.size());
+  Recipe bare = converting();
+  bare.metadata = false;
+  EXPECT_FALSE(must(mergeAll({adapter}, bare)).plan.hashes);
+  const TestAdapter comfy = sampleOf(Dialect::Comfy, pairsFor(Dialect::Comfy, 38)).adapter;
+  EXPECT_FALSE(must(mergeAll({comfy}, converting())).plan.hashes);
 }
 
 TEST(Scales, ThatNoAlphaCanSayGoIntoTheFactors) {

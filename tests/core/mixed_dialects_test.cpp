@@ -87,6 +87,9 @@ TEST(MixedDialects, WhatCannotBeTheSameModelIsRefused) {
   const auto sample = [](Dialect dialect) { return sampleOf(dialect, pairsFor(dialect, 12)).adapter; };
   const auto merged = [&](Dialect x, Dialect y) { return mergeAll({sample(x), sample(y)}, {}); };
   expectCode(merged(Dialect::Peft, Dialect::Kohya), Code::mixedDialects);
+  // Named: the first that is not like the first.
+  EXPECT_EQ(mergeAll({sample(Dialect::Mlx), sample(Dialect::Peft), sample(Dialect::Kohya)}, {}).error().file,
+            "kohya/adapter_model.safetensors");
   expectCode(merged(Dialect::Diffusers, Dialect::ControlLora), Code::mixedDialects);
   // A module that no table has.
   Random random(13);
@@ -95,7 +98,9 @@ TEST(MixedDialects, WhatCannotBeTheSameModelIsRefused) {
   const std::string text =
       expectCode(mergeAll({unknown.adapter, sample(Dialect::Diffusers)}, {}), Code::mixedDialects);
   EXPECT_NE(text.find("lora_unet_model_layers_0"), std::string::npos) << text;
-  expectCode(mergeAll({sample(Dialect::Peft)}, converting("kohya")), Code::badFormat);
+  EXPECT_NE(expectCode(mergeAll({sample(Dialect::Peft)}, converting("kohya")), Code::badFormat)
+                .find("peft/adapter_model"),
+            std::string::npos);
   expectCode(mergeAll({sample(Dialect::Peft)}, converting("zip")), Code::badFormat);
 }
 

@@ -97,6 +97,28 @@ TEST(Policies, ThatCannotBeFollowedAreRefused) {
              Code::badFormat);
 }
 
+TEST(Policies, SumsThatTheirDtypeCannotHoldAreRefused) {
+  Random random(33);
+  const Pair pair = randomPair(random, 2, 6, 5);
+  const auto adapter = [&](DType dtype) {
+    return TestAdapter{"x",
+                       makeSafetensors({matrix(kKohyaModule + ".lora_down.weight", DType::F32, 2, 6, pair.a),
+                                        matrix(kKohyaModule + ".lora_up.weight", DType::F32, 5, 2, pair.b),
+                                        {"lora_unet_norm.w_norm", dtype, {2}, {40000, -1}}}),
+                       ""};
+  };
+  Recipe recipe;
+  recipe.policies = {{ExtraKind::Norm, Policy::Sum}};
+  const std::string text =
+      expectCode(mergeAll({adapter(DType::F16), adapter(DType::F16)}, recipe), Code::valueOverflow);
+  EXPECT_NE(text.find("lora_unet_norm.w_norm"), std::string::npos) << text;
+  // Two dtypes become F32.
+  const Merged merged = must(mergeAll({adapter(DType::F16), adapter(DType::BF16)}, recipe));
+  EXPECT_EQ(valuesOf(merged.file, "lora_unet_norm.w_norm")[1], -2);
+  recipe.policies = {{ExtraKind::Norm, Policy::Average}};
+  EXPECT_TRUE(mergeAll({adapter(DType::F16), adapter(DType::F16)}, recipe));
+}
+
 TEST(Policies, ConfigsOfPeftSayWhatIsKept) {
   Random random(30);
   TestAdapter adapter = sampleOf(Dialect::Peft, pairsFor(Dialect::Peft, 31)).adapter;

@@ -83,8 +83,14 @@ std::optional<GgufFile> ggufOf(Bytes text, Bytes metadataText) {
 /// Whether it was added.
 bool addTo(Session& session, Bytes header, uint64_t fileSize, std::optional<std::string_view> config) {
   const Status added = session.addAdapter({"adapter", "file", "config"}, header, fileSize, config);
-  if (!added) checkError(added.error());
-  return static_cast<bool>(added);
+  if (!added) {
+    checkError(added.error());
+    return false;
+  }
+  const auto container = readContainer(header, fileSize);
+  requireOk(container, "what was added can be read");
+  checkTensors(container->header, session.adapters().back().catalogue);
+  return true;
 }
 
 void addPieces(Session& session, Bytes text, Bytes configText) {
@@ -122,7 +128,9 @@ bool readAlphas(Session& session, Input& input) {
   require(static_cast<bool>(set) == sound, "alphas are numbers other than zero");
   for (size_t i = 0; i < alphas.size() && sound; ++i) {
     const AdapterModule& module = session.adapters().back().catalogue.modules[alphas[i].module];
-    require(module.alpha == values[i] && module.scale == module.alpha / static_cast<double>(module.rank),
+    require(module.alphaRank > 0 && (module.expanded || module.alphaRank == static_cast<double>(module.rank)),
+            "a pair's alpha is for its rank");
+    require(module.alpha == values[i] && module.scale == module.alpha / module.alphaRank,
             "alpha over rank is the scale");
   }
   return sound;

@@ -1,6 +1,6 @@
-// A whole small merge: up to three adapters of a few modules, in dialects of one naming, written in any
-// format, with any method and recipe and any values. The fast kernels and the references give the same bytes
-// and reports or the same error, and what is written is finite.
+// A whole small merge: up to three adapters of a few modules, with what else a file may hold, in dialects of
+// one naming, written in any format, with any method and recipe and any values. The fast kernels and the
+// references give the same bytes and reports or the same error, and what is written is finite.
 
 #include <bit>
 #include <cmath>
@@ -151,6 +151,108 @@ std::vector<std::byte> fileOf(Dialect dialect, Header& header, std::span<const s
   return file;
 }
 
+/// Tensors of a file with their bytes.
+struct Contents {
+  Header header;
+  std::vector<std::vector<std::byte>> data;
+
+  void add(Input& input, const std::string& name, DType dtype, std::vector<uint64_t> shape) {
+    // What is no factor may be of a dtype that no values are taken for.
+    data.push_back(isFactorDtype(dtype) ? takeValues(input, dtype, product(shape))
+                                        : std::vector<std::byte>(*lego::bytesOf(dtype, shape)));
+    header.tensors.push_back({name, dtype, std::move(shape), 0, 0});
+  }
+  bool has(const std::string& name) const {
+    return std::ranges::count(header.tensors, name, &TensorInfo::name) > 0;
+  }
+};
+
+/// A module as LyCORIS stores it: LoHa, LoKr, with a core between the factors, or the whole difference.
+void addLycoris(Input& input, const MergedModule& module, DType dtype, Contents& contents) {
+  uint64_t channels = module.in;
+  for (const uint64_t side : module.kernel) channels /= side;
+  const uint64_t rank = input.between(1, 3), in = module.in, out = module.out;
+  const uint64_t rows = out % 2 == 0 ? 2 : 1, columns = in % 2 == 0 ? 2 : 1;  // of LoKr's small factor
+  const auto add = [&](const char* ending, std::vector<uint64_t> shape) {
+    contents.add(input, module.path + ending, dtype, std::move(shape));
+  };
+  const auto withKernel = [&](uint64_t first, uint64_t second) {
+    std::vector<uint64_t> shape = {first, second};
+    shape.insert(shape.end(), module.kernel.begin(), module.kernel.end());
+    return shape;
+  };
+  const auto ones = [&](uint64_t first, uint64_t second) {
+    std::vector<uint64_t> shape = {first, second};
+    shape.insert(shape.end(), module.kernel.size(), 1);
+    return shape;
+  };
+  switch (input.below(6)) {
+    case 0:
+      add(".hada_w1_a", {out, rank}), add(".hada_w1_b", {rank, in});
+      add(".hada_w2_a", {out, rank}), add(".hada_w2_b", {rank, in});
+      break;
+    case 1:
+      add(".hada_t1", withKernel(rank, rank)), add(".hada_w1_a", {rank, out}),
+          add(".hada_w1_b", {rank, channels});
+      add(".hada_t2", withKernel(rank, rank)), add(".hada_w2_a", {rank, out}),
+          add(".hada_w2_b", {rank, channels});
+      break;
+    case 2:
+      add(".lokr_w1", {rows, columns});
+      add(".lokr_w2_a", {out / rows, rank}), add(".lokr_w2_b", {rank, in / columns});
+      break;
+    case 3: add(".lokr_w1", {rows, columns}), add(".lokr_w2", {out / rows, in / columns}); break;
+    case 4:
+      add(".lora_up.weight", ones(out, rank)), add(".lora_down.weight", ones(rank, channels));
+      add(".lora_mid.weight", withKernel(rank, rank));
+      break;
+    default: add(".diff", withKernel(out, channels));
+  }
+}
+
+/// Up to three more things that a file may hold beside plain pairs: other modules, and what is no factor.
+void addMore(Input& input, Dialect dialect, const std::vector<Module>& modules, DType dtype,
+             std::set<std::string>& names, Contents& contents) {
+  const bool isFlat = dialect == Dialect::Kohya;
+  const bool hasLycoris = isFlat || dialect == Dialect::Comfy || dialect == Dialect::Diffusers;
+  if (!isFactorDtype(dtype) || dtype == DType::Q8_0) return;
+  for (size_t more = input.below(4); more > 0; --more) {
+    const auto own = moduleIn(dialect, modules[input.below(modules.size())], 1);
+    const size_t choice = input.below(8);
+    if (choice < 4) {
+      if (!own || !hasLycoris || own->kind == ModuleKind::Embedding || !names.insert(own->path).second)
+        continue;
+      addLycoris(input, *own, dtype, contents);
+      if (infoOf(dialect).alphaTensors && input.flag() && !contents.has(own->path + ".alpha")) {
+        contents.header.tensors.push_back({own->path + ".alpha", dtype, {}, 0, 0});
+        contents.data.push_back(takeAlpha(input, dtype));
+      }
+      continue;
+    }
+    constexpr const char* kFlat[] = {"lora_unet_norm.w_norm",
+                                     "lora_unet_norm.b_norm",
+                                     "lora_unet_norm.diff",
+                                     "lora_unet_x.diff_b",
+                                     "bundle_emb.word.string_to_param.*",
+                                     "lora_unet_x.dora_scale"};
+    constexpr const char* kDotted[] = {"base_model.model.lm_head.weight",
+                                       "base_model.model.model.norm.weight",
+                                       "base_model.model.model.layers.0.self_attn.q_proj.bias",
+                                       "base_model.model.model.layers.0.mlp.up_proj.lora_B.bias",
+                                       "base_model.model.x.lora_magnitude_vector",
+                                       "unet.norm.diff_b"};
+    const std::string name = isFlat ? input.oneOf(kFlat) : input.oneOf(kDotted);
+    const bool isMatrix = input.below(4) == 3;
+    const bool isEmpty = input.below(16) == 15 && dialect != Dialect::Gguf;
+    std::vector<uint64_t> shape = {isEmpty ? 0 : input.between(1, 2)};
+    if (isMatrix && !name.ends_with(".diff")) shape.push_back(2);
+    const DType dtypes[] = {dtype, dtype, DType::F32, DType::I64, DType::F4};
+    const DType wanted = dialect == Dialect::Gguf ? dtype : input.oneOf(dtypes);
+    if (wanted == DType::F4) shape.assign({2});
+    if (!contents.has(name)) contents.add(input, name, wanted, std::move(shape));
+  }
+}
+
 Adapter takeAdapter(Input& input, Dialect dialect, const std::vector<Module>& modules) {
   constexpr DType kDtypes[] = {DType::F32,    DType::F16,        DType::BF16, DType::F64,
                                DType::F8E4M3, DType::F8E5M2FNUZ, DType::Q8_0};
@@ -159,8 +261,8 @@ Adapter takeAdapter(Input& input, Dialect dialect, const std::vector<Module>& mo
   // Each container has dtypes that the other one lacks.
   if (dialect == Dialect::Gguf ? dtype == DType::F64 || isFloat8(dtype) : dtype == DType::Q8_0)
     dtype = DType::F32;
-  Header header;
-  std::vector<std::vector<std::byte>> data;
+  Contents contents;
+  auto& [header, data] = contents;
   std::set<std::string> names;
   std::string ranks;
   for (const Module& module : modules) {
@@ -181,6 +283,7 @@ Adapter takeAdapter(Input& input, Dialect dialect, const std::vector<Module>& mo
   }
   const double alpha = takeNumber(input);
   const size_t flags = input.below(64);
+  addMore(input, dialect, modules, dtype, names, contents);
   Adapter adapter;
   adapter.file = fileOf(dialect, header, data, alpha, adapter.headerBytes);
   if (dialect == Dialect::Mlx)
@@ -317,6 +420,11 @@ void checkMerged(const Outcome& outcome) {
   for (const AdapterModule& module : session.adapters()[0].catalogue.modules) {
     for (const TensorInfo* tensor : {&module.a, &module.b})
       require(isFinite(*tensor, outcome.file.data() + tensor->begin), "what is written is finite");
+  }
+  for (const PlannedExtra& extra : outcome.plan.extras) {
+    require(extra.policy == Policy::First ||
+                isFinite(outcome.plan.extraTensors[extra.tensor], outcome.file.data() + extra.out.begin),
+            "sums and averages are finite");
   }
 }
 

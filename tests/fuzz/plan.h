@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <map>
+#include <set>
 
 #include "adapter/dialect.h"
 #include "adapter/stack.h"
@@ -15,23 +16,54 @@ namespace lego::fuzz {
 
 using Wide = unsigned __int128;
 
-inline void checkFactor(const TensorInfo& factor, uint64_t rank, uint64_t side, uint64_t fileSize) {
-  require(factor.begin <= factor.end && factor.end <= fileSize, "a factor lies in its file");
+inline Wide elementsOf(const TensorInfo& tensor) {
   Wide elements = 1;
-  for (const uint64_t axis : factor.shape) elements *= axis;
-  require(elements == Wide{rank} * side, "a factor is rank times side elements");
-  require(bytesOf(factor.dtype, factor.shape) == factor.end - factor.begin, "a factor has its bytes");
+  for (const uint64_t side : tensor.shape) elements *= side;
+  return elements;
+}
+
+inline void checkPlace(const TensorInfo& tensor, uint64_t fileSize) {
+  require(tensor.begin <= tensor.end && tensor.end <= fileSize, "a tensor lies in its file");
+  require(bytesOf(tensor.dtype, tensor.shape) == tensor.end - tensor.begin, "a tensor has its bytes");
+}
+
+inline void checkFactor(const TensorInfo& factor, uint64_t rank, uint64_t side, uint64_t fileSize) {
+  checkPlace(factor, fileSize);
+  require(elementsOf(factor) == Wide{rank} * side, "a factor is rank times side elements");
+}
+
+/// Every tensor of a file is a factor, an alpha, or listed as neither.
+inline void checkTensors(const Header& header, const Catalogue& catalogue) {
+  std::set<std::string> factors, others;
+  for (const AdapterModule& module : catalogue.modules) {
+    factors.insert({module.a.name, module.b.name});
+    for (size_t i = 0; module.expanded && i < module.expanded->tensors.size(); ++i) {
+      if (const auto& tensor = module.expanded->tensors[i]) factors.insert(tensor->name);
+    }
+  }
+  for (const Unsupported& item : catalogue.unsupported) {
+    if (!item.tensor.empty()) require(others.insert(item.tensor).second, "a tensor is listed once");
+    require(!item.place || item.place->name == item.tensor, "it is known where a tensor lies");
+  }
+  for (const TensorInfo& tensor : header.tensors) {
+    const bool isFactor = factors.contains(tensor.name), isOther = others.contains(tensor.name);
+    require(!isFactor || !isOther, "a factor is nothing else");
+    if (isFactor || isOther) continue;
+    const auto key = parseKey(catalogue.dialect, tensor.name);
+    require(key && key->part == Part::Alpha &&
+                std::ranges::count(catalogue.modules, key->path, &AdapterModule::path) == 1,
+            "what is not listed is the alpha of a module");
+  }
+  require(factors.size() + others.size() <= header.tensors.size(), "what is listed is in the file");
 }
 
 /// A B that is a part of a tensor.
 inline void checkPart(const TensorInfo& whole, const Slice& slice, uint64_t rank, uint64_t rows,
                       uint64_t fileSize) {
-  require(whole.begin <= whole.end && whole.end <= fileSize, "a factor lies in its file");
-  require(bytesOf(whole.dtype, whole.shape) == whole.end - whole.begin, "a factor has its bytes");
+  checkPlace(whole, fileSize);
   require(blockOf(whole.dtype) == 1, "single elements have places");
   require(slice.column + Wide{rank - 1} * slice.step < slice.rowLength, "columns lie in their rows");
-  Wide elements = 1;
-  for (const uint64_t axis : whole.shape) elements *= axis;
+  const Wide elements = elementsOf(whole);
   uint64_t own = 0;
   for (const RowRange& range : slice.rows) {
     require((Wide{range.at} + range.count) * slice.rowLength <= elements, "rows lie in the tensor");
@@ -60,8 +92,14 @@ inline void checkCatalogue(const AdapterFile& adapter, bool alphasAreRead) {
     require(module.rank >= 1 && module.in >= 1 && module.out >= 1, "sides are at least 1");
     require(module.in <= limits::kFactorSide && module.out <= limits::kFactorSide, "sides are bounded");
     require(std::isfinite(module.scale) && std::isfinite(module.alpha), "a scale is a number");
-    checkFactor(module.a, module.rank, module.in, adapter.fileSize);
-    checkB(module.b, module.sliceB, module.rank, module.out, adapter.fileSize);
+    if (module.expanded) {
+      for (const auto& tensor : module.expanded->tensors) {
+        if (tensor) checkPlace(*tensor, adapter.fileSize);
+      }
+    } else {
+      checkFactor(module.a, module.rank, module.in, adapter.fileSize);
+      checkB(module.b, module.sliceB, module.rank, module.out, adapter.fileSize);
+    }
     require(module.experts == 0 || module.expert < module.experts, "an expert is one of its stack");
     uint64_t kernel = 1;
     for (const uint64_t side : module.kernel) kernel *= side;
@@ -105,6 +143,10 @@ inline void checkCover(const Plan& plan) {
     }
   }
   require(module == plan.modules.size(), "every module is written");
+  for (const PlannedExtra& extra : plan.extras) {
+    // A tensor may have no elements.
+    if (extra.elements > 0) add(extra.out.begin, extra.out.end);
+  }
   for (const PlannedFiller& filler : plan.fillers) {
     add(filler.at, filler.at + filler.bytes.size());
     const auto holds = [&](const PlannedBatch& batch) {
@@ -134,13 +176,52 @@ inline void checkCover(const Plan& plan) {
   require(plan.constants.empty() || constant == plan.header.size(), "constants are the header's end");
 }
 
+/// Every tensor and setting that is no factor has a fate; those that are kept are made of whole pieces.
+inline void checkExtras(const Plan& plan, std::span<const AdapterFile> adapters) {
+  size_t fate = 0;
+  std::set<std::string> kept;
+  for (uint32_t i = 0; i < adapters.size(); ++i) {
+    for (const Unsupported& item : adapters[i].catalogue.unsupported) {
+      require(fate < plan.extraFates.size(), "what is no factor has a fate");
+      const ExtraFate& own = plan.extraFates[fate++];
+      require(own.adapter == i && own.tensor == item.tensor && own.kind == item.kind, "fates stand in order");
+      require(own.policy != Policy::Refuse, "what is refused is not planned");
+      require(own.policy == Policy::Drop || infoOf(own.kind).canBeKept, "only some kinds can be kept");
+      if (own.policy != Policy::Drop && item.place) kept.insert(item.tensor);
+    }
+  }
+  require(fate == plan.extraFates.size(), "nothing else has a fate");
+  require(plan.extraTensors.size() <= kept.size(), "what is written was kept");
+  size_t piece = 0;
+  for (size_t t = 0; t < plan.extraTensors.size(); ++t) {
+    const TensorInfo& whole = plan.extraTensors[t];
+    require(kept.contains(whole.name), "what is written was kept");
+    Wide planned = 0;
+    uint64_t at = whole.begin;
+    for (; piece < plan.extras.size() && plan.extras[piece].tensor == t; ++piece) {
+      const PlannedExtra& extra = plan.extras[piece];
+      require(extra.firstElement == planned && extra.out.begin == at, "pieces follow each other");
+      require(!extra.sources.empty(), "a piece is made from something");
+      planned += extra.elements;
+      at = extra.out.end;
+    }
+    require(planned == elementsOf(whole) && at == whole.end, "pieces are the whole tensor");
+  }
+  require(piece == plan.extras.size(), "pieces are of tensors");
+}
+
 /// Batches follow each other through modules, groups and the output file; reads lie in files and buffers.
 inline void checkLayout(const Plan& plan, std::span<const AdapterFile> adapters) {
-  size_t module = 0, group = 0;
+  size_t module = 0, group = 0, extra = 0;
   uint64_t written = plan.header.size(), largest = 0;
   for (const PlannedBatch& batch : plan.batches) {
-    require(batch.firstModule == module && batch.endModule > module, "batches follow each other");
-    require(batch.firstGroup == group && batch.endGroup > group, "groups follow each other");
+    const bool hasModules = module < plan.modules.size();
+    require(batch.firstModule == module && (batch.endModule > module) == hasModules,
+            "batches follow each other");
+    require(batch.firstGroup == group && (batch.endGroup > group) == hasModules, "groups follow each other");
+    require(hasModules ? batch.endExtra == batch.firstExtra
+                       : batch.firstExtra == extra && batch.endExtra == extra + 1,
+            "extras stand behind modules");
     require(batch.outputBegin == written && batch.outputEnd >= written, "outputs follow each other");
     module = batch.endModule, group = batch.endGroup, written = batch.outputEnd;
     for (const ReadRange& read : batch.reads) {
@@ -149,6 +230,15 @@ inline void checkLayout(const Plan& plan, std::span<const AdapterFile> adapters)
               "reads lie in their files");
       require(read.length <= batch.inputBytes && read.at <= batch.inputBytes - read.length,
               "reads have room");
+    }
+    for (; extra < batch.endExtra; ++extra) {
+      const PlannedExtra& piece = plan.extras[extra];
+      require(piece.out.begin >= batch.outputBegin && piece.out.end <= batch.outputEnd,
+              "an extra is written with its batch");
+      for (const PlannedExtra::Source& source : piece.sources)
+        require(source.at <= batch.inputBytes &&
+                    source.tensor.end - source.tensor.begin <= batch.inputBytes - source.at,
+                "an extra lies in the input buffer");
     }
     for (size_t g = batch.firstGroup; g < batch.endGroup; ++g) {
       for (const size_t m : plan.groups[g].modules)
@@ -160,15 +250,19 @@ inline void checkLayout(const Plan& plan, std::span<const AdapterFile> adapters)
     for (size_t m = batch.firstModule; m < batch.endModule; ++m) {
       const PlannedModule& planned = plan.modules[m];
       require(planned.written >= planned.rank, "no rank is left out");
-      for (const PlannedSource& source : planned.sources) {
-        const uint64_t a = source.a.end - source.a.begin, b = source.b.end - source.b.begin;
-        require(source.atA <= batch.inputBytes && a <= batch.inputBytes - source.atA,
-                "A lies in the input buffer");
-        require(source.atB <= batch.inputBytes && b <= batch.inputBytes - source.atB,
-                "B lies in the input buffer");
+      for (PlannedSource source : planned.sources) {
+        const uint64_t fileSize = adapters[source.adapter].fileSize;
+        source.forEachTensor([&](const TensorInfo& tensor, uint64_t at) {
+          checkPlace(tensor, fileSize);
+          const uint64_t bytes = tensor.end - tensor.begin;
+          require(at <= batch.inputBytes && bytes <= batch.inputBytes - at,
+                  "a factor lies in the input buffer");
+        });
         // Of a fused module a source has its rows only.
-        checkFactor(source.a, source.rank, planned.in, adapters[source.adapter].fileSize);
-        checkB(source.b, source.sliceB, source.rank, planned.out, adapters[source.adapter].fileSize);
+        if (!source.expanded) {
+          checkFactor(source.a, source.rank, planned.in, fileSize);
+          checkB(source.b, source.sliceB, source.rank, planned.out, fileSize);
+        }
         require(source.rowHeads == 0 || planned.out % source.rowHeads == 0, "rows are whole heads");
       }
       require(planned.rowHeads == 0 || planned.out % planned.rowHeads == 0, "rows are whole heads");
@@ -176,8 +270,10 @@ inline void checkLayout(const Plan& plan, std::span<const AdapterFile> adapters)
     largest = std::max(largest, batch.inputBytes);
   }
   require(module == plan.modules.size() && group == plan.groups.size(), "every module is in a batch");
+  require(extra == plan.extras.size(), "every extra is in a batch");
   require(written == plan.outputBytes, "batches fill the output");
   require(plan.peakBytes >= largest, "the input counts as memory");
+  checkExtras(plan, adapters);
   checkCover(plan);
 }
 
@@ -220,7 +316,14 @@ inline void checkOutput(const Plan& plan) {
   checkCatalogue(session.adapters()[0], true);
   const Catalogue& catalogue = session.adapters()[0].catalogue;
   require(catalogue.dialect == plan.dialect, "a merged adapter is of the planned dialect");
-  require(catalogue.unsupported.empty(), "a merged adapter is an ordinary one");
+  size_t kept = 0;
+  for (const Unsupported& item : catalogue.unsupported) {
+    const bool isKept = std::ranges::count(plan.extraTensors, item.tensor, &TensorInfo::name) == 1;
+    require(isKept || (item.tensor.empty() && !plan.extraFates.empty()),
+            "a merged adapter has no more than was kept");
+    kept += isKept ? 1 : 0;
+  }
+  require(kept == plan.extraTensors.size(), "what was kept comes back");
   size_t written = 0;
   for (const PlannedPair& pair : plan.pairs)
     written += std::max<size_t>(1, plan.modules[pair.firstModule].experts);

@@ -2,8 +2,8 @@
 
 import { formats, MergeError, type Conversion, type FormatInfo, type FormatName, type Merger } from 'lora-lego'
 import { describe, expect, it } from 'vitest'
-import { adapter, config, fileIn, keyA, keyB, metadataOf, pair, parse, safetensors, type TensorSpec, type Values } from './fixtures.js'
-import { delta, deltasOf, diffusersTensors, distance, dora, flatName, kohyaTensors, pairsOf, transposed } from './formats.js'
+import { adapter, config, fileIn, hexDigest, keyA, keyB, metadataOf, pair, parse, safetensors, type TensorSpec, type Values } from './fixtures.js'
+import { delta, deltasOf, diffusersTensors, distance, dora, flatName, kohyaHashes, kohyaTensors, pairsOf, transposed } from './formats.js'
 import { adapterKeys, gguf, ggufPair, text } from './gguf.js'
 
 /** Of the small model that the examples are for. */
@@ -23,10 +23,10 @@ const formatInfo = (name: FormatName): FormatInfo => formats.find(format => form
 const parsed = async (files: readonly File[]): Promise<Map<string, Values>> => parse(await (files[0] as File).arrayBuffer())
 const metadata = async (files: readonly File[]): Promise<Record<string, string>> => metadataOf(await (files[0] as File).arrayBuffer())
 
-/** Kohya's file for Stable Diffusion 1, at alpha 8 and rank 4. */
-function kohyaFile(folder = 'kohya', about?: Record<string, string>): File {
+/** Kohya's file for Stable Diffusion 1, of alpha twice the rank. */
+function kohyaFile(folder = 'kohya', about?: Record<string, string>, rank = 4): File {
   const tensors = stableDiffusion.flatMap(([name, , columns, rows]) => {
-    const pairs = pairsOf(parse(safetensors(pair({ module: 'x', rank: 4, in: columns, out: rows })).buffer))
+    const pairs = pairsOf(parse(safetensors(pair({ module: 'x', rank, in: columns, out: rows })).buffer))
     return kohyaTensors(pairs, 2, () => name)
   })
   return fileIn(folder, 'lora.safetensors', safetensors(tensors, about))
@@ -244,7 +244,7 @@ export function defineFormats(merger: () => Merger, examples: readonly [Uint8Arr
       expect(kept).toMatchObject({ ss_base_model_version: 'sd_v1', ss_network_dim: '8' })
       expect(JSON.parse(kept.lora_lego ?? '')).toMatchObject({ method: 'cat', weights: [1, 1] })
       // What only one of them says, and what no longer holds.
-      for (const gone of ['ss_output_name', 'ss_network_args', 'sshs_model_hash']) expect(kept).not.toHaveProperty(gone)
+      for (const gone of ['ss_output_name', 'ss_network_args']) expect(kept).not.toHaveProperty(gone)
       const bare = await metadata((await merger().merge(inputs, { method: 'cat', metadata: false })).files)
       expect(Object.keys(bare).sort()).toEqual(['format', 'ss_network_alpha', 'ss_network_dim', 'ss_network_module'])
       const [file] = await convert(example(0), { format: 'gguf', base, metadata: false })
@@ -252,6 +252,23 @@ export function defineFormats(merger: () => Merger, examples: readonly [Uint8Arr
       const [told] = await convert(example(0), { format: 'gguf', base })
       expect(new TextDecoder().decode(await (told as File).arrayBuffer())).toContain('lora_lego')
       expect(await metadata((await merger().merge([adapter()], { metadata: false })).files)).toEqual({ format: 'pt' })
+    })
+
+    it("hold kohya's hashes of what is written", async () => {
+      const about = { ss_output_name: 'größer "mine"', ss_network_args: '{}', 'modelspec.title': 'x', sshs_model_hash: 'f'.repeat(64), sshs_legacy_hash: 'f'.repeat(8) }
+      // The old hash looks at 64 KB from 1 MB on, where smaller files have nothing.
+      for (const [rank, dtype, least] of [[4, 'f16', 0], [80, 'f32', 0x110000], [80, 'f16', 0], [72, 'f32', 0x100000]] as const) {
+        const source = kohyaFile('kohya', about, rank)
+        const { files, report } = await merger().merge([source], { method: 'cat', dtype }, { hashes: true })
+        const file = await (files[0] as File).arrayBuffer()
+        expect(file.byteLength).toBeGreaterThan(least)
+        const { sshs_model_hash, sshs_legacy_hash, ...others } = metadataOf(file)
+        expect({ sshs_model_hash, sshs_legacy_hash }).toEqual(await kohyaHashes(file))
+        expect(others).toMatchObject({ ss_output_name: about.ss_output_name, 'modelspec.title': 'x' })
+        expect(report.outputs[0]?.sha256).toBe(await hexDigest(file))
+      }
+      const ofDiffusers = await metadata(await convert([kohyaFile('kohya', about)], { format: 'diffusers' }))
+      for (const none of ['sshs_model_hash', 'sshs_legacy_hash']) expect(ofDiffusers).not.toHaveProperty(none)
     })
   })
 }

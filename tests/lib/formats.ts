@@ -1,6 +1,6 @@
 // Adapters in other formats than PEFT's, made and read by the tests alone; the same in Node and in browsers.
 
-import type { TensorSpec, Values } from './fixtures.js'
+import { dataHash, hexDigest, type TensorSpec, type Values } from './fixtures.js'
 
 const prefix = 'base_model.model.'
 
@@ -30,6 +30,17 @@ export function kohyaTensors(pairs: ReadonlyMap<string, { a: Values; b: Values }
 /** The same as diffusers writes them, in a model's component; it has no place for a scale, which goes into B. */
 export function diffusersTensors(pairs: ReadonlyMap<string, { a: Values; b: Values }>, scale: number, component: string): TensorSpec[] {
   return [...pairs].flatMap(([path, { a, b }]) => [spec(`${component}.${path}.lora_A.weight`, a), spec(`${component}.${path}.lora_B.weight`, { ...b, values: b.values.map(value => scale * value) })])
+}
+
+/** What sd-scripts' precalculate_safetensors_hashes gives for the tensors of a kohya file, in their order there. */
+export async function kohyaHashes(file: ArrayBuffer): Promise<{ sshs_model_hash: string; sshs_legacy_hash: string }> {
+  const dataBegin = 8 + Number(new DataView(file).getBigUint64(0, true))
+  const { __metadata__: about, ...tensors } = JSON.parse(new TextDecoder().decode(file.slice(8, dataBegin))) as { __metadata__: Record<string, string> }
+  const training = Object.fromEntries(Object.entries(about).filter(([key]) => key.startsWith('ss_')))
+  let header = new TextEncoder().encode(JSON.stringify({ __metadata__: training, ...tensors }))
+  header = new TextEncoder().encode(new TextDecoder().decode(header) + ' '.repeat((8 - (header.length % 8)) % 8))
+  const written = await new Blob([new BigUint64Array([BigInt(header.length)]), header, file.slice(dataBegin)]).arrayBuffer()
+  return { sshs_model_hash: await dataHash(file), sshs_legacy_hash: (await hexDigest(written.slice(0x100000, 0x110000))).slice(0, 8) }
 }
 
 export const flatName = (path: string): string => `lora_unet_${path.replaceAll('.', '_')}`

@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { adapter, parse } from './fixtures.js'
+import { adapter, hexDigest, metadataOf, parse, safetensors } from './fixtures.js'
+import { flatName, kohyaHashes, kohyaTensors, pairsOf } from './formats.js'
 import { defineSuite } from './suite.js'
 
 const bytes = async (path: string): Promise<Uint8Array<ArrayBuffer>> => new Uint8Array(await readFile(path))
@@ -40,6 +41,15 @@ describe('in Node', () => {
     expect(new Uint8Array(await (inMemory.files[0] as File).arrayBuffer())).toEqual(written)
     // What is written can be merged again.
     expect((await merge([output, ...examples], {}, { output: join(folder, 'again') })).report.modules).toHaveLength(28)
+  })
+
+  it('writes to a file what memory gets, with hashes that are known last', async () => {
+    const flat = new File([safetensors(kohyaTensors(pairsOf(parse((await bytes('examples/add3/adapter_model.safetensors')).buffer)), 2, flatName))], 'flat.safetensors')
+    const { report } = await merge([flat, flat], {}, { output: join(folder, 'merged.safetensors'), hashes: true })
+    const written = await bytes(join(folder, 'merged.safetensors'))
+    expect(metadataOf(written.buffer)).toMatchObject(await kohyaHashes(written.buffer))
+    expect(report.outputs[0]?.sha256).toBe(await hexDigest(written))
+    expect(new Uint8Array(await ((await merge([flat, flat], {}, { hashes: true })).files[0] as File).arrayBuffer())).toEqual(written)
   })
 
   it('replaces its own files in a folder that is there, and no others', async () => {

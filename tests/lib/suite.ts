@@ -1,6 +1,6 @@
 // What the library promises, on every platform: run in Node and in Chromium, isolated and not.
 
-import { compare, createMerger, errorCodes, inspect, merge, MergeError, methods, plan, type MergeInput, type Merger, type Recipe } from 'lora-lego'
+import { compare, createMerger, errorCodes, inspect, merge, MergeError, methods, plan, worstModules, type MergeInput, type Merger, type Recipe } from 'lora-lego'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { adapter, badInputs, config, dataHash, hexDigest, keyA, metadataOf, pair, parse, safetensors } from './fixtures.js'
 import { defineFormats } from './formats-suite.js'
@@ -369,7 +369,10 @@ export function defineSuite({ threads, example }: Platform): void {
     })
 
     it('advises least_interference, with a reason for each setting', async () => {
-      const { advice, totals } = await merger.compare(examples)
+      const comparison = await merger.compare(examples)
+      const { advice, totals, modules } = comparison
+      const worst = worstModules(comparison, 3).map(({ interference }) => interference)
+      expect(worst).toEqual(modules.map(({ interference }) => interference).sort((x, y) => y - x).slice(0, 3))
       expect(advice).toMatchObject({ method: 'least_interference', rank: 8, weights: [1, 1, 1] })
       expect(advice.reasons.map(({ about }) => about)).toEqual(['method', 'rank', 'weights'])
       expect(totals.interference).toBeGreaterThan(0)
@@ -393,6 +396,7 @@ export function defineSuite({ threads, example }: Platform): void {
       const alone = await compare([adapter([{ rank: 2 }])])
       expect(alone.advice).toMatchObject({ method: 'svd', rank: 'auto', reasons: { length: 2 } })
       expect(alone.totals.pairCosines).toEqual([[1]])
+      expect(worstModules(alone)).toEqual([])
     })
 
     it('sees an adapter that drowns the others', async () => {

@@ -1,16 +1,14 @@
 // How the adapters stand to each other, and which settings suit them.
 
-import type { Advice, Comparison, ModuleComparison } from 'lora-lego'
+import { worstModules, type Advice, type Comparison, type ModuleComparison } from 'lora-lego'
 import { make, number, percentText, scrolling } from './dom.js'
-
-/** Modules where the adapters are most in each other's way. */
-const worstModules = 5
 
 /** `use` is called when the settings are wanted. */
 export function showAdvice(root: HTMLElement, comparison: Comparison, use: (advice: Advice) => void): void {
   const { advice, names, totals } = comparison
   const button = make('button', { type: 'button' }, 'Use these settings')
   button.addEventListener('click', () => use(advice))
+  const worst = worstModules(comparison)
   const settings = `${advice.method}, ${advice.rank === 'auto' ? 'ranks from the data' : `rank ${advice.rank}`}`
   root.replaceChildren(
     make('div', { className: 'row' }, make('strong', {}, settings), button),
@@ -23,8 +21,8 @@ export function showAdvice(root: HTMLElement, comparison: Comparison, use: (advi
             make('summary', {}, 'How the adapters stand to each other'),
             make('p', { className: 'muted' }, 'Cosines: 1 where two adapters do the same, 0 where they have nothing in common, below 0 where they oppose.'),
             scrolling('Cosines between the adapters', cosineTable(names, totals.pairCosines)),
-            make('p', { className: 'muted' }, `Interference ${percentText(totals.interference)}: 0 where they read different things or do the same, 100 % where they do the opposite. The modules where it is largest:`),
-            scrolling('Modules with the most interference', moduleTable(comparison.modules)),
+            make('p', { className: 'muted' }, `Interference ${percentText(totals.interference)}: 0 where they read different things or do the same, 100 % where they do the opposite.${worst.length > 0 ? ' The modules where it is largest:' : ''}`),
+            ...(worst.length > 0 ? [scrolling('Modules with the most interference', moduleTable(worst))] : []),
           ),
         ]
       : []),
@@ -59,8 +57,7 @@ function cosineTable(names: readonly string[], cosines: readonly (readonly numbe
   )
 }
 
-function moduleTable(modules: readonly ModuleComparison[]): HTMLTableElement {
-  const worst = [...modules].sort((x, y) => y.interference - x.interference).slice(0, worstModules)
+function moduleTable(worst: readonly ModuleComparison[]): HTMLTableElement {
   return make(
     'table',
     {},

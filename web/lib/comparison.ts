@@ -76,6 +76,14 @@ export function comparisonOf(names: readonly string[], weights: readonly number[
   return { names, totals, modules, advice: adviceFor(names, weights, totals, modules), notices: plan.notices }
 }
 
+/** The modules where the adapters are most in each other's way, at most `count`, the worst first; none where they are not. */
+export function worstModules({ modules }: Comparison, count = 5): ModuleComparison[] {
+  return modules
+    .filter(({ interference }) => interference > 0)
+    .sort((x, y) => y.interference - x.interference)
+    .slice(0, count)
+}
+
 /** Of each pair in one module. */
 function interferences({ norms, pairCosines, sharedInputs }: Pick<Relations, 'norms' | 'pairCosines' | 'sharedInputs'>): PairValue[] {
   return norms.flatMap((norm, i) =>

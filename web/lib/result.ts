@@ -115,7 +115,7 @@ export interface MergeReport {
     readonly outputBytes: number
     /** Wall time from the first byte read to the last one written. */
     readonly seconds: number
-    /** Wall time that hashing the inputs took on top of that. */
+    /** Wall time that hashing inputs and outputs took on top of that, where hashes were asked for. */
     readonly hashSeconds: number
     readonly threads: number
     /**

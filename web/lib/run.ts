@@ -3,7 +3,8 @@
 import { MergeError, type MergeErrorCode } from './error.js'
 import type { AdapterValue, BatchValue, ErrorValue, MainModule, PlanValue, ReadValue, Session } from './generated/core-single.mjs'
 import { methods } from './generated/registry.js'
-import { hashOf, HashingSink, type CreateHasher } from './hash.js'
+import { hashOf, type CreateHasher } from './hash.js'
+import { writeHashes } from './kohya-hashes.js'
 import type { AdapterData, AdapterReference, CancelFlag, ComparisonData, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
 import type { OpenSink, OutputReference } from './sink.js'
@@ -263,17 +264,26 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
     shareCancelFlag(tools, session, listener)
     await openAll(tools, session, sources, job, listener)
     let first = makePlan(session, job)
-    const opened = performance.now()
-    const inputHashes = wantsHashes ? await hashAll(tools, sources.slice(0, job.adapters.length), listener) : []
-    const hashSeconds = (performance.now() - opened) / 1000
+    const checkpoint = async (): Promise<void> => {
+      await nextTask()
+      checkCancelled(listener)
+    }
+    let hashSeconds = 0
+    const hash = async (source: ByteSource): Promise<string> => {
+      const begun = performance.now()
+      const digest = await hashOf(source, tools.createHasher, checkpoint)
+      hashSeconds += (performance.now() - begun) / 1000
+      return digest
+    }
+    const inputHashes: string[] = []
+    const outputHashes: string[] = []
+    if (wantsHashes) for (const source of sources.slice(0, job.adapters.length)) inputHashes.push(await hash(source))
     // With the hashes, which the output's metadata repeats.
     if (wantsHashes) first = makePlan(session, job, inputHashes)
     // 1 is kept for the moment when the result is complete.
     const progress = (modulesDone: number): void => listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone, modules: first.plan.modules.length })
     const { plan, batches } = first.plan.ranksAreKnown ? first : await survey(session, sources, first, () => progress(0), listener)
-    const plain = await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile])
-    const hashing = wantsHashes ? new HashingSink(plain, tools.createHasher) : undefined
-    const sink = hashing ?? plain
+    const sink = await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile])
     try {
       await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
       await sink.write(session.outputHeader())
@@ -285,14 +295,17 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
         modulesDone += batch.modules
         progress(modulesDone)
       })
+      const hashes = session.outputHashes()
+      if (hashes.areWritten) await writeHashes(hashes, sink, tools.createHasher, checkpoint)
+      if (wantsHashes) outputHashes.push(await hash(await sink.written()))
       if (plan.configFile !== '') {
         const config = new TextEncoder().encode(plan.config)
         await sink.begin({ name: plan.configFile, size: config.length })
         await sink.write(config)
+        if (wantsHashes) outputHashes.push(await hash(await sink.written()))
       }
       checkCancelled(listener)
       const seconds = (performance.now() - start) / 1000 - hashSeconds
-      const hashes = hashing && { inputs: inputHashes, outputs: hashing.digests, seconds: hashSeconds }
       const outcome = {
         plan,
         modules: session.reports(),
@@ -300,7 +313,7 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
         seconds,
         threads: session.threads(),
         memoryBytes: (tools.core.wasmMemory as WebAssembly.Memory).buffer.byteLength + readBytes,
-        ...(hashes && { hashes }),
+        ...(wantsHashes && { hashes: { inputs: inputHashes, outputs: outputHashes, seconds: hashSeconds } }),
       }
       listener.progress({ fraction: 1, modulesDone: plan.modules.length, modules: plan.modules.length })
       return outcome
@@ -309,19 +322,6 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
       throw error
     }
   })
-}
-
-async function hashAll(tools: Tools, sources: readonly ByteSource[], listener: Listener): Promise<string[]> {
-  const digests: string[] = []
-  for (const source of sources) {
-    digests.push(
-      await hashOf(source, tools.createHasher, async () => {
-        await nextTask()
-        checkCancelled(listener)
-      }),
-    )
-  }
-  return digests
 }
 
 /** Lets messages in that have arrived, a cancel among them; promises alone would go on before them. */

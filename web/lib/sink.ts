@@ -1,5 +1,7 @@
 // Where merged bytes go, in file order.
 
+import { openBlob, type ByteSource } from './source.js'
+
 /** Name and size in bytes of a file of the result. */
 export interface OutputFile {
   readonly name: string
@@ -12,6 +14,10 @@ export interface Sink {
   begin(file: OutputFile): Promise<void>
   /** Appends to it. The bytes are only valid until this returns: they lie in the core's memory. */
   write(bytes: Uint8Array): Promise<void>
+  /** Puts bytes in the place of others that it has since `offset`. */
+  rewrite(offset: number, bytes: Uint8Array): Promise<void>
+  /** What it has until now, to be read until the sink is used again; it needs no closing. */
+  written(): Promise<ByteSource>
   /** Ends the last file; the result is complete. */
   finish(): Promise<SinkResult>
   /** Gives up: nothing is left behind. */
@@ -38,6 +44,18 @@ export class BlobSink implements Sink {
   async write(bytes: Uint8Array): Promise<void> {
     // A view of shared memory cannot go into a Blob: slice() copies it out.
     this.#files.at(-1)?.parts.push(new Blob([bytes.slice()]))
+  }
+
+  async rewrite(offset: number, bytes: Uint8Array): Promise<void> {
+    const file = this.#files.at(-1)
+    if (!file) return
+    const whole = new Blob(file.parts)
+    file.parts = [whole.slice(0, offset), new Blob([bytes.slice()]), whole.slice(offset + bytes.length)]
+  }
+
+  async written(): Promise<ByteSource> {
+    const { name = '', parts = [] } = this.#files.at(-1) ?? {}
+    return openBlob({ name, blob: new Blob(parts) })
   }
 
   async finish(): Promise<SinkResult> {

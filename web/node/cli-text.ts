@@ -1,5 +1,6 @@
 // The command line's results as text for people.
 
+import { worstModules } from '../lib/comparison.js'
 import { errorNorm } from '../lib/result.js'
 import type { Comparison, FormatInfo, Inspection, MergePlan, MergeReport, MethodInfo } from './index.js'
 
@@ -90,19 +91,14 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
   return [head, ...rows].map(line).join('')
 }
 
-/** Modules where the adapters are most in each other's way. */
-const worstModules = 5
-
-export function comparisonText({ names, totals, modules, advice, notices }: Comparison): string {
+export function comparisonText(comparison: Comparison): string {
+  const { names, totals, advice, notices } = comparison
   // Numbers in place of names keep a matrix of twenty adapters readable.
   const cosines = table(
     ['cosines', '', ...names.slice(0, -1).map((_, j) => String(j + 1))],
     names.map((name, i) => [`${i + 1} ${name}`, '', ...names.slice(0, -1).map((_, j) => (j < i ? (totals.pairCosines[i]?.[j] ?? 0).toFixed(2) : ''))]),
   )
-  const worst = modules
-    .filter(({ interference }) => interference > 0)
-    .sort((x, y) => y.interference - x.interference)
-    .slice(0, worstModules)
+  const worst = worstModules(comparison)
   return (
     cosines +
     '\n' +

@@ -65,7 +65,7 @@ class FolderSink implements Sink {
 
   async begin({ name, size }: OutputFile): Promise<void> {
     await this.#handle?.close()
-    this.#handle = await open(join(this.partial, name), 'wx')
+    this.#handle = await open(join(this.partial, name), 'wx+')
     this.#names.push(name)
     this.#position = 0
     // A full disk shows now, not after the work.
@@ -73,11 +73,19 @@ class FolderSink implements Sink {
   }
 
   async write(bytes: Uint8Array): Promise<void> {
+    await this.rewrite(this.#position, bytes)
+    this.#position += bytes.length
+  }
+
+  async rewrite(offset: number, bytes: Uint8Array): Promise<void> {
     for (let done = 0; done < bytes.length; ) {
-      const { bytesWritten } = (await this.#handle?.write(bytes, done, bytes.length - done, this.#position + done)) ?? { bytesWritten: 0 }
+      const { bytesWritten } = (await this.#handle?.write(bytes, done, bytes.length - done, offset + done)) ?? { bytesWritten: 0 }
       done += bytesWritten
     }
-    this.#position += bytes.length
+  }
+
+  async written(): Promise<ByteSource> {
+    return new FileSource(this.#names.at(-1) as string, this.#position, this.#handle as FileHandle)
   }
 
   async finish(): Promise<SinkResult> {
@@ -111,6 +119,8 @@ function guarded(path: string, sink: Sink): Sink {
   return {
     begin: file => guard(sink.begin(file)),
     write: bytes => guard(sink.write(bytes)),
+    rewrite: (offset, bytes) => guard(sink.rewrite(offset, bytes)),
+    written: () => guard(sink.written()),
     finish: () => guard(sink.finish()),
     abort: () => sink.abort(),
   }
