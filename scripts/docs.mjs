@@ -107,7 +107,7 @@ const convolutions = format => yes(`convolutions > are read and written as they 
 const noLycoris = format => no(inEvery('HasLycorisKeysWhereProgramsWriteThem', format))
 const lycoris = format => yes(`LyCORIS > comes out as pairs of the same delta: ${format}`, inEvery('HasLycorisKeysWhereProgramsWriteThem', format))
 const onlyItself = format => cell('written from files of its own only', `names > of others are not written to: ${format}`)
-const notFused = format => cell('fused modules are not written from their parts', `names > of parts are not put together to fused ones: ${format}`)
+const fused = format => cell('fused modules, written from their parts, have the ranks of all', 'Fused.PartsStandSideBySide', `names > of parts are put together to fused ones: ${format}`)
 const stacks = format => yes(`Experts.AreWrittenAsTheyWereRead/${format}`, `Experts.AreMergedOneByOne/${format}`)
 const noResiduals = cell('DoRA, OFT, norms and biases are refused', 'Lycoris.WhatIsNoSumOfUnitsIsListed')
 
@@ -130,7 +130,7 @@ const formatCells = {
     scale: ['EveryDialect.IsReadAsTheDeltasThatItsSpecificationGives/kohya', 'Dialects.AlphasThatGiveNoScaleAreRefused'],
     convolution: convolutions('kohya'),
     lycoris: lycoris('kohya'),
-    limits: [noResiduals, notFused('kohya')],
+    limits: [noResiduals, fused('kohya')],
   },
   diffusers: {
     told: '`unet.`, `transformer.`, `text_encoder.` and the like in front',
@@ -144,7 +144,7 @@ const formatCells = {
     scale: ['EveryDialect.IsReadAsTheDeltasThatItsSpecificationGives/comfy'],
     convolution: convolutions('comfy'),
     lycoris: lycoris('comfy'),
-    limits: [notFused('comfy')],
+    limits: [fused('comfy')],
   },
   xlabs: {
     told: '`*.processor.qkv_lora1.down.weight`',

@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::string_view kComfyPrefix = "diffusion_model.";
 constexpr std::string_view kComfyText = "text_encoders.";
+// Fused modules that stay whole have their original names, which canonical ones never begin like.
+constexpr std::string_view kFusedFronts[] = {"double_blocks.", "single_blocks.", "final_layer."};
 
 Error fail(Code code, std::string detail, const std::string& tensor) {
   return {code, std::move(detail), {}, tensor, {}};
@@ -51,11 +53,22 @@ std::vector<CanonicalPart> partsOf(Dialect dialect, const AdapterModule& module)
   }
 }
 
-/// Rows of B, which lie one after the other, with the whole of A.
-AdapterModule sliceOf(const AdapterModule& module, const CanonicalPart& part) {
+/// Rows of B, with the whole of A.
+AdapterModule sliceOf(const AdapterModule& module, std::span<const CanonicalPart> parts) {
   AdapterModule slice = module;
+  const CanonicalPart& part = parts.front();
   slice.path = part.path;
   if (part.rows == module.out) return slice;
+  if (parts.size() > 1) {
+    // In another order.
+    slice.out = 0;
+    for (const auto& [path, at, rows, own] : parts) {
+      slice.sliceB.rows.push_back({at, own, rows});
+      slice.out += rows;
+    }
+    slice.sliceB.rowLength = module.rank;
+    return slice;
+  }
   slice.out = part.rows;
   const uint64_t bytesOfRow = (module.b.end - module.b.begin) / module.out;
   slice.b.shape[0] = part.rows;
@@ -152,7 +165,10 @@ Result<uint32_t> rowHeadsOf(std::string_view ggmlName, uint64_t rows, const std:
   return heads;
 }
 
-Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const BaseModel* base) {
+bool hasFusedModules(Dialect dialect) { return dialect == Dialect::Kohya || dialect == Dialect::Comfy; }
+
+Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const BaseModel* base,
+                                          bool keepsFused) {
   CanonicalModules result;
   for (const DiffusionFamily family : kDiffusionFamilies) result.families |= setOf(family);
   if (catalogue.dialect == Dialect::Gguf) {
@@ -178,20 +194,29 @@ Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const Base
               "in another dialect",
           module.a.name);
     }
-    if (parts.size() > 1 && module.expanded) {
+    const bool isFused = parts.size() > 1;
+    if (isFused && keepsFused) {
+      uint64_t ownRows = 0;
+      for (const CanonicalPart& part : parts) ownRows += part.path == parts.front().path ? part.rows : 0;
+      const auto fused = fusedPartOf(parts.front().path, module.in, ownRows);
+      if (fused) {
+        result.families &= familiesOf(parts.front().path, module.in);
+        result.modules.push_back(module);
+        result.modules.back().path = fused->original;
+        continue;
+      }
+    }
+    if (isFused && module.expanded) {
       return fail(Code::mixedDialects,
                   "the module " + shownName(module.path) +
                       " is several in diffusers, and stored otherwise than as one pair",
                   module.a.name);
     }
-    for (const CanonicalPart& part : parts) {
-      if (part.canonicalRow != 0) {
-        return fail(Code::mixedDialects,
-                    "the rows of module " + shownName(module.path) + " stand in another order in diffusers",
-                    module.b.name);
-      }
-      result.families &= familiesOf(part.path, module.in);
-      result.modules.push_back(sliceOf(module, part));
+    for (size_t first = 0, end; first < parts.size(); first = end) {
+      end = first + 1;
+      while (end < parts.size() && parts[end].path == parts[first].path) ++end;
+      result.families &= familiesOf(parts[first].path, module.in);
+      result.modules.push_back(sliceOf(module, std::span(parts).subspan(first, end - first)));
     }
     if (result.families == 0) {
       return fail(
@@ -211,10 +236,31 @@ std::optional<ExpertName> stackIn(Dialect dialect, std::string_view canonical) {
   return std::nullopt;
 }
 
+std::optional<FusedRows> fusedIn(Dialect dialect, const std::string& canonical, uint64_t in, uint64_t out,
+                                 DiffusionFamilies families) {
+  if (!hasFusedModules(dialect) || families != setOf(DiffusionFamily::Flux)) return std::nullopt;
+  auto fused = fusedPartOf(canonical, in, out);
+  if (!fused) return std::nullopt;
+  FusedRows rows{dialect == Dialect::Kohya ? fused->kohya : std::string(kComfyPrefix) + fused->original,
+                 {},
+                 fused->rows};
+  for (const CanonicalPart& part : fromKohya(fused->kohya, in, fused->rows)) {
+    if (part.path == canonical) rows.rows.push_back({part.rowBegin, part.canonicalRow, part.rows});
+  }
+  return rows;
+}
+
 std::optional<std::string> nameIn(Dialect dialect, const std::string& canonical, DiffusionFamilies families) {
   if (dialect == Dialect::Gguf) return ggmlName(canonical);
   if (infoOf(dialect).naming == Naming::Transformers || dialect == Dialect::Diffusers) return canonical;
   if (dialect != Dialect::Kohya && dialect != Dialect::Comfy) return std::nullopt;
+  const auto isFront = [&](std::string_view front) { return canonical.starts_with(front); };
+  if (std::ranges::any_of(kFusedFronts, isFront)) {
+    if (dialect == Dialect::Comfy) return std::string(kComfyPrefix) + canonical;
+    std::string flat = canonical;
+    std::ranges::replace(flat, '.', '_');
+    return "lora_unet_" + flat;
+  }
   std::optional<std::string> common;
   for (const DiffusionFamily family : kDiffusionFamilies) {
     if ((families & setOf(family)) == 0) continue;

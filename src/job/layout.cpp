@@ -166,14 +166,16 @@ void layOutReads(std::vector<ReadPiece> pieces, PlannedBatch& batch) {
   }
 }
 
-/// Modules that write what a module reads.
-std::vector<PlannedFeeder> feedersOf(const Plan& plan, const PlannedModule& reader) {
+/// Modules that write what a module reads. `numbers`: of the modules, by path.
+std::vector<PlannedFeeder> feedersOf(const Plan& plan, const PlannedModule& reader,
+                                     const std::map<std::string_view, size_t>& numbers) {
   std::vector<PlannedFeeder> feeders;
   for (const auto& [path, strength] : feedingModules(reader.path)) {
-    const auto module = std::ranges::find(plan.modules, path, &PlannedModule::path);
-    if (module == plan.modules.end() || module->kind != ModuleKind::Linear || module->out != reader.in)
-      continue;
-    feeders.push_back({static_cast<size_t>(module - plan.modules.begin()), strength});
+    const auto number = numbers.find(path);
+    if (number == numbers.end()) continue;
+    const PlannedModule& module = plan.modules[number->second];
+    if (module.kind == ModuleKind::Linear && module.out == reader.in)
+      feeders.push_back({number->second, strength});
   }
   return feeders;
 }
@@ -184,6 +186,8 @@ std::vector<PlannedGroup> groupModules(const Plan& plan) {
   std::vector<PlannedGroup> groups;
   const bool shared = plan.options.has("shared_inputs") && plan.options.isOn("shared_inputs");
   std::map<std::pair<std::string, uint64_t>, size_t> known;
+  std::map<std::string_view, size_t> numbers;
+  for (size_t m = 0; m < plan.modules.size() && shared; ++m) numbers.emplace(plan.modules[m].path, m);
   for (size_t m = 0; m < plan.modules.size(); ++m) {
     const PlannedModule& module = plan.modules[m];
     std::vector<PlannedFeeder> feeders;
@@ -193,7 +197,7 @@ std::vector<PlannedGroup> groupModules(const Plan& plan) {
         groups[entry->second].modules.push_back(m);
         continue;
       }
-      feeders = feedersOf(plan, module);
+      feeders = feedersOf(plan, module, numbers);
     }
     groups.push_back({{m}, std::move(feeders)});
   }
@@ -238,7 +242,7 @@ std::vector<PlannedPair> pairsOf(std::span<const PlannedModule> modules) {
   for (size_t m = 0; m < modules.size(); ++m) {
     if (m == 0 || modules[m].name != modules[m - 1].name) pairs.push_back({{}, {}, m, m, false});
     pairs.back().endModule = m + 1;
-    pairs.back().isShared = modules[m].experts > 0;
+    pairs.back().isShared = modules[m].experts > 0 || modules[m].fusedRows > 0;
   }
   return pairs;
 }
@@ -246,15 +250,30 @@ std::vector<PlannedPair> pairsOf(std::span<const PlannedModule> modules) {
 /// The pair as the dialect's writer takes it: all modules together.
 MergedModule mergedOf(std::span<const PlannedModule> modules) {
   const PlannedModule& first = modules.front();
+  if (first.fusedRows > 0) {
+    uint64_t rank = 0;
+    for (const PlannedModule& module : modules) rank += module.written;
+    return {first.name, first.kind, first.in, first.fusedRows, first.kernel, rank, first.scale, 0};
+  }
   return {first.name,   first.kind,    first.in,    first.out,
           first.kernel, first.written, first.scale, first.experts};
 }
 
 /// Sets which parts of a pair are the modules'.
 void placeModules(std::span<PlannedModule> modules, const PlannedPair& pair, Dialect dialect) {
+  uint64_t rank = 0;
   for (PlannedModule& module : modules) {
     module.a = pair.a;
     module.b = pair.b;
+    if (module.fusedRows > 0) {
+      // Ranks of its own, which write to its own rows only: B is block-diagonal.
+      const uint64_t bytes = (pair.a.end - pair.a.begin) / pair.a.shape[0];
+      module.a.shape[0] = module.written;
+      module.a.begin += rank * bytes;
+      module.a.end = module.a.begin + module.written * bytes;
+      module.sliceB = {module.fused, rank, 1, pair.b.shape[1]};
+      rank += module.written;
+    }
     if (module.experts == 0) continue;
     auto [a, b, slice] = expertOf(infoOf(dialect).stacks, pair.a, pair.b, module.expert, module.experts);
     module.a = std::move(a);

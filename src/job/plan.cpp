@@ -32,9 +32,12 @@ bool hasAlpha(const DialectInfo& dialect, double scale, uint32_t rank) {
 
 /// Ranks that a shared alpha is divided by.
 uint32_t ranksOf(std::span<PlannedModule* const> members) {
-  uint32_t most = 0;
-  for (const PlannedModule* module : members) most = std::max(most, module->rank);
-  return most;
+  uint32_t sum = 0, most = 0;
+  for (const PlannedModule* module : members) {
+    sum += module->rank;
+    most = std::max(most, module->rank);
+  }
+  return members.front()->fusedRows > 0 ? sum : most;
 }
 
 /// Moves the only adapter's scales from its factors to the output, where the dialect can say them.

@@ -64,10 +64,12 @@ struct PlannedWeight {
 };
 
 struct PlannedModule {
-  std::string path;      ///< under which the adapters' modules were found to be the same
-  std::string name;      ///< in the output; modules of one name are written into one pair of tensors
-  uint32_t expert = 0;   ///< which one of a stack in the output (adapter/stack.h) ...
-  uint32_t experts = 0;  ///< ... of how many; 0: it is in none
+  std::string path;             ///< under which the adapters' modules were found to be the same
+  std::string name;             ///< in the output; modules of one name are written into one pair of tensors
+  uint32_t expert = 0;          ///< which one of a stack in the output (adapter/stack.h) ...
+  uint32_t experts = 0;         ///< ... of how many; 0: it is in none
+  std::vector<RowRange> fused;  ///< rows of a module in the output that are this one's: `at` is the row there
+  uint64_t fusedRows = 0;       ///< rows of that module; 0: this one is none of its parts
   ModuleKind kind = ModuleKind::Linear;
   uint64_t in = 0, out = 0;
   std::vector<uint64_t> kernel;        ///< as AdapterModule::kernel

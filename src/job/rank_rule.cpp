@@ -135,7 +135,9 @@ Result<std::vector<uint32_t>> ranksForSize(const Plan& plan, std::span<const std
       // A stack has room for all experts, whichever are there.
       const bool isFirst = m == pair.firstModule;
       const uint64_t count = module.experts == 0 ? 1 : isFirst ? module.experts : 0;
-      groupBytes[groups[m]] += static_cast<double>(count * (module.in + module.out) * element);
+      // Ranks of a part have columns in all rows of the fused module.
+      const uint64_t out = std::max(module.out, module.fusedRows);
+      groupBytes[groups[m]] += static_cast<double>(count * (module.in + out) * element);
     }
   }
   const auto bytes = [&](size_t m) { return ranks[m] < largest[groups[m]] ? 0.0 : groupBytes[groups[m]]; };

@@ -164,6 +164,19 @@ Status setStackSizes(std::span<PlannedModule> modules, const NamedModules& named
   return {};
 }
 
+/// Where the module stands among those of its pair.
+uint64_t partOf(const PlannedModule& module) {
+  return module.fused.empty() ? module.expert : module.fused.front().at;
+}
+
+/// Experts and parts of fused modules are linear layers. Errors: bad_format.
+Status checkPart(const PlannedModule& module, WrittenName::Kind kind, Dialect dialect) {
+  if (kind == WrittenName::Kind::Whole || module.kind == ModuleKind::Linear) return {};
+  return fail(Code::badFormat, "the module " + shownName(module.path) + ", " + nameOf(module.kind) +
+                                   ", is a part of " + shownName(module.name) + " in the format " +
+                                   infoOf(dialect).name + ", which can only be linear");
+}
+
 /// Sets what the modules are in the result, and brings those together that share a pair there.
 Status setNames(std::vector<PlannedModule>& modules, const NamedModules& named) {
   using Kind = WrittenName::Kind;
@@ -175,28 +188,38 @@ Status setNames(std::vector<PlannedModule>& modules, const NamedModules& named) 
   std::map<std::string, Pair> pairs;
   for (size_t m = 0; m < modules.size(); ++m) {
     PlannedModule& module = modules[m];
-    auto written = named.writtenName(module.path, module.expert, module.experts);
+    auto written = named.writtenName(module);
     if (!written) return written.error();
     const Kind kind = written->kind;
     module.name = std::move(written->name);
     module.expert = written->expert;
     module.experts = written->experts;
+    module.fused = std::move(written->rows);
+    module.fusedRows = written->fusedRows;
     const auto heads = named.writtenHeads(module.name, module.out);
     if (!heads) return heads.error();
     module.rowHeads = *heads;
     const bool isExpert = kind == Kind::Expert;
     if (Status fits = checkWritable(named.dialect, module.path, module.kind, isExpert); !fits) return fits;
     if (Status read = checkReadable(named.dialect, module.name, module.kind); !read) return read;
+    if (Status fits = checkPart(module, kind, named.dialect); !fits) return fits;
     Pair& pair = pairs.try_emplace(module.name, Pair{m, kind, {}}).first->second;
-    if (pair.kind != kind || !pair.parts.insert(module.expert).second) {
+    if (pair.kind != kind || !pair.parts.insert(partOf(module)).second) {
       return fail(Code::badFormat, "the modules " + shownName(modules[pair.first].path) + " and " +
                                        shownName(module.path) + " have the same name in the format " +
                                        infoOf(named.dialect).name);
     }
+    const PlannedModule& other = modules[pair.first];
+    const bool sameOut = kind == Kind::Fused ? module.fusedRows == other.fusedRows : module.out == other.out;
+    if (module.in != other.in || !sameOut) {
+      return fail(Code::shapeMismatch, "the modules " + shownName(other.path) + " and " +
+                                           shownName(module.path) + " are parts of one, " +
+                                           shownName(module.name) + ", but their shapes do not agree");
+    }
   }
-  // Experts by number, which their paths, as text, do not give.
+  // Parts by their order in the pair, which their paths, as text, do not give.
   std::ranges::sort(modules, {}, [&](const PlannedModule& module) {
-    return std::pair(pairs.at(module.name).first, module.expert);
+    return std::pair(pairs.at(module.name).first, partOf(module));
   });
   for (size_t m = 0; m < modules.size(); ++m) {
     const auto& [first, kind, parts] = pairs.at(modules[m].name);

@@ -465,6 +465,34 @@ TEST(ExpertNames, OfTransformersAreModulesOneByOne) {
     EXPECT_LT(distance(deltas[e], 4 * denseOf(stacks[0].experts[e])), 1e-6);
 }
 
+/// What reads one input, and what feeds what, is known of experts in a stack as of those one by one.
+TEST(ExpertNames, MakeNoDifferenceToTheDefaultMethod) {
+  const auto adapters = [](uint64_t seed) {
+    Random random(seed);
+    return adapterOf(Dialect::Mlx, {randomStack(random, "model.layers.0.mlp.switch_mlp.gate_proj"),
+                                    randomStack(random, "model.layers.0.mlp.switch_mlp.up_proj"),
+                                    randomStack(random, "model.layers.0.mlp.switch_mlp.down_proj", kRank,
+                                                kExperts, kOut, kIn)});
+  };
+  const std::vector<TestAdapter> stacked = {adapters(24), adapters(25)};
+  std::vector<TestAdapter> single;
+  for (const TestAdapter& adapter : stacked)
+    single.push_back(asAdapter(must(mergeAll({adapter}, converting("peft")))));
+  Recipe recipe;
+  recipe.method = "least_interference";
+  const Merged one = must(mergeAll(stacked, recipe)), other = must(mergeAll(single, recipe));
+  EXPECT_EQ(one.plan.groups.size(), 2 * kExperts);
+  EXPECT_EQ(std::ranges::count(one.plan.groups, 2u, [](const auto& group) { return group.feeders.size(); }),
+            static_cast<std::ptrdiff_t>(kExperts));
+  EXPECT_EQ(must(mergeAll(stacked, recipe, 4)).file, one.file);
+  const auto deltas =
+      deltasOf(Dialect::Mlx, one.file, "model.layers.0.mlp.switch_mlp.down_proj", kExperts, kOut, kIn);
+  for (size_t e = 0; e < kExperts; ++e) {
+    const std::string path = "model.layers.0.mlp.experts." + std::to_string(e) + ".down_proj";
+    EXPECT_LT(distance(deltas[e], denseOf(pairOf(other, path))), 1e-5);
+  }
+}
+
 TEST(ExpertNames, ThatNoTableHasAreRefused) {
   Random random(18);
   const TestAdapter mlx =
@@ -524,6 +552,36 @@ TEST(Stacks, OfOtherShapesAreRefused) {
     const std::string text =
         expectCode(addTo(session, adapter), rows == 7 ? Code::rankMismatch : Code::shapeMismatch);
     EXPECT_NE(text.find("mlp.experts.lora_A"), std::string::npos) << text;
+  }
+}
+
+/// Experts that are modules one by one may be of any shape until they are to become a stack.
+TEST(Stacks, AreOfExpertsOfOneShape) {
+  Random random(21);
+  const auto merged = [&](const Pair& other) {
+    const Pair first = randomPair(random, kRank, kIn, kOut, "model.layers.0.mlp.experts.0.up_proj");
+    Recipe recipe = converting("mlx");
+    recipe.base = BaseModel{"qwen3moe", 2, 2, false, 2};
+    return mergeAll({makeAdapter("a", {first, other}, DType::F32, 2)}, recipe);
+  };
+  const std::string path = "model.layers.0.mlp.experts.1.up_proj";
+  EXPECT_TRUE(merged(randomPair(random, 1, kIn, kOut, path)));
+  expectCode(merged(randomPair(random, kRank, kIn + 1, kOut, path)), Code::shapeMismatch);
+  expectCode(merged(randomPair(random, kRank, kIn, kOut + 1, path)), Code::shapeMismatch);
+}
+
+/// A budget counts the zeros that fill smaller ranks up.
+TEST(Stacks, FitIntoABudget) {
+  for (const Dialect dialect : {Dialect::Peft, Dialect::Mlx, Dialect::Gguf}) {
+    const std::vector<TestAdapter> adapters = {adapterOf(dialect, stacksFor(dialect, 22)),
+                                               adapterOf(dialect, stacksFor(dialect, 23))};
+    Recipe recipe;
+    recipe.method = "svd";
+    recipe.metadata = false;
+    recipe.rule = {RankRule::Kind::Size, 1700};
+    const Merged merged = must(mergeAll(adapters, recipe));
+    EXPECT_LE(merged.file.size(), 1700u) << infoOf(dialect).name;
+    EXPECT_GE(merged.file.size(), 1000u) << infoOf(dialect).name;
   }
 }
 

@@ -325,20 +325,26 @@ inline void checkOutput(const Plan& plan) {
   }
   require(kept == plan.extraTensors.size(), "what was kept comes back");
   size_t written = 0;
-  for (const PlannedPair& pair : plan.pairs)
+  std::map<std::string, uint64_t> ranks;
+  for (const PlannedPair& pair : plan.pairs) {
     written += std::max<size_t>(1, plan.modules[pair.firstModule].experts);
+    for (size_t m = pair.firstModule; m < pair.endModule; ++m)
+      ranks[plan.modules[m].name] += plan.modules[m].written;
+  }
   require(catalogue.modules.size() == written, "modules come back, all experts with them");
   require(plan.architecture == catalogue.info.architecture, "the architecture comes back");
   for (const PlannedModule& planned : plan.modules) {
     const std::string name = planned.experts > 0 ? expertPath(planned.name, planned.expert) : planned.name;
     const auto back = std::ranges::find(catalogue.modules, name, &AdapterModule::path);
     require(back != catalogue.modules.end(), "a module comes back under its name");
-    require(back->rank == planned.written && back->in == planned.in && back->out == planned.out,
+    const bool isFused = planned.fusedRows > 0;
+    require(back->rank == (isFused ? ranks[planned.name] : planned.written) && back->in == planned.in &&
+                back->out == (isFused ? planned.fusedRows : planned.out),
             "a module comes back");
     require(!dialect.keysTellEmbeddings || back->kind == planned.kind, "a module is what it was");
     require(isScale(back->scale, planned.scale, plan.dialect), "a module's scale comes back");
-    require(back->a.begin == planned.a.begin && back->b.begin == planned.b.begin &&
-                back->a.end == planned.a.end && back->b.end == planned.b.end,
+    require(back->b.begin == planned.b.begin && back->b.end == planned.b.end &&
+                (isFused || (back->a.begin == planned.a.begin && back->a.end == planned.a.end)),
             "factors lie where the plan says");
   }
 }
