@@ -288,7 +288,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   value_object<ExtraKindValue>("ExtraKindValue")
       .field("name", &ExtraKindValue::name)
       .field("sentence", &ExtraKindValue::sentence)
-      .field("canBeKept", &ExtraKindValue::canBeKept);
+      .field("policies", &ExtraKindValue::policies);
   value_object<PlanValue>("PlanValue")
       .field("error", &PlanValue::error)
       .field("method", &PlanValue::method)
@@ -348,7 +348,8 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("scales", &FormatValue::scales)
       .field("hasAlphas", &FormatValue::hasAlphas)
       .field("hasConvolutions", &FormatValue::hasConvolutions)
-      .field("hasEmbeddings", &FormatValue::hasEmbeddings);
+      .field("hasEmbeddings", &FormatValue::hasEmbeddings)
+      .field("hasStacks", &FormatValue::hasStacks);
   value_object<OptionInfoValue>("OptionInfoValue")
       .field("name", &OptionInfoValue::name)
       .field("type", &OptionInfoValue::type)

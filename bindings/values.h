@@ -300,6 +300,7 @@ inline PlanValue planValue(const Plan& plan, std::span<const AdapterFile> adapte
     value.modules.push_back(plannedValue(module, adapters.size()));
     value.tensors.push_back(tensorValue(module.a));
     value.tensors.push_back(tensorValue(module.b));
+    if (module.magnitude) value.tensors.push_back(tensorValue(*module.magnitude));
   }
   for (const PlannedBatch& batch : plan.batches) value.batches.push_back(batchValue(batch));
   value.inputBytes = static_cast<double>(plan.inputBytes);
@@ -330,24 +331,28 @@ struct FormatValue {
   std::string name, sentence, tensorFile, configFile;
   bool isRead = true;
   std::string container, scales;
-  bool hasAlphas = false, hasConvolutions = false, hasEmbeddings = false;
+  bool hasAlphas = false, hasConvolutions = false, hasEmbeddings = false, hasStacks = false;
 };
 inline std::vector<FormatValue> formatTable() {
   std::vector<FormatValue> table;
   for (const DialectInfo& info : dialects())
     table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "", info.isRead,
                      nameOf(info.file), nameOf(info.scales), info.alphaTensors, info.hasConvolutions,
-                     info.hasEmbeddings});
+                     info.hasEmbeddings,
+                     info.stacks != StackLayout::None});
   return table;
 }
 
 struct ExtraKindValue {
   std::string name, sentence;
-  bool canBeKept = false;
+  std::vector<std::string> policies;
 };
 inline std::vector<ExtraKindValue> extraTable() {
   std::vector<ExtraKindValue> table;
-  for (const ExtraInfo& info : extraKinds()) table.push_back({info.name, info.sentence, info.canBeKept});
+  for (const ExtraInfo& info : extraKinds()) {
+    table.push_back({info.name, info.sentence, {}});
+    for (const Policy policy : info.policies) table.back().policies.emplace_back(nameOf(policy));
+  }
   return table;
 }
 

@@ -107,7 +107,8 @@ const convolutions = format => yes(`convolutions > are read and written as they 
 const noLycoris = format => no(inEvery('HasLycorisKeysWhereProgramsWriteThem', format))
 const lycoris = format => yes(`LyCORIS > comes out as pairs of the same delta: ${format}`, inEvery('HasLycorisKeysWhereProgramsWriteThem', format))
 const onlyItself = format => cell('written from files of its own only', `names > of others are not written to: ${format}`)
-const notFused = format => cell('fused modules are not written from their parts', `names > of parts are not put together to fused ones: ${format}`)
+const fused = format => cell('fused modules, written from their parts, have the ranks of all', 'Fused.PartsStandSideBySide', `names > of parts are put together to fused ones: ${format}`)
+const stacks = format => yes(`Experts.AreWrittenAsTheyWereRead/${format}`, `Experts.AreMergedOneByOne/${format}`)
 const noResiduals = cell('DoRA, OFT, norms and biases are refused', 'Lycoris.WhatIsNoSumOfUnitsIsListed')
 
 /** What the table of dialects does not say, or not alone: each cell with the tests that show it. Cells without tests are errors. */
@@ -118,14 +119,18 @@ const formatCells = {
     convolution: yes('Peft.ResolvesLinearConvolutionAndEmbedding', 'convolutions > are read and written as they are: peft'),
     embedding: yes('Session.KeepsConvolutionsAndEmbeddings'),
     lycoris: noLycoris('peft'),
-    limits: [cell('DoRA, biases, fully trained modules and pairs of experts are refused', 'Peft.ListsWhatItCannotCarry')],
+    experts: stacks('peft'),
+    limits: [
+      cell('DoRA, biases and fully trained modules are refused', 'Peft.ListsWhatItCannotCarry'),
+      cell('experts as one parameter are not converted', 'PeftParameters.StayAmongThemselves'),
+    ],
   },
   kohya: {
     told: '`lora_unet_*.lora_down.weight` and the like, no dots before the ending',
     scale: ['EveryDialect.IsReadAsTheDeltasThatItsSpecificationGives/kohya', 'Dialects.AlphasThatGiveNoScaleAreRefused'],
     convolution: convolutions('kohya'),
     lycoris: lycoris('kohya'),
-    limits: [noResiduals, notFused('kohya')],
+    limits: [noResiduals, fused('kohya')],
   },
   diffusers: {
     told: '`unet.`, `transformer.`, `text_encoder.` and the like in front',
@@ -139,7 +144,7 @@ const formatCells = {
     scale: ['EveryDialect.IsReadAsTheDeltasThatItsSpecificationGives/comfy'],
     convolution: convolutions('comfy'),
     lycoris: lycoris('comfy'),
-    limits: [notFused('comfy')],
+    limits: [fused('comfy')],
   },
   xlabs: {
     told: '`*.processor.qkv_lora1.down.weight`',
@@ -159,6 +164,7 @@ const formatCells = {
     convolution: no('convolutions > are not written where a format has none: mlx'),
     embedding: yes('embeddings > go from PEFT to MLX, which has both factors the other way round, and back'),
     lycoris: noLycoris('mlx'),
+    experts: stacks('mlx'),
     limits: [cell('one rank, smaller ones filled up with zeros', 'ranks that differ > are filled up with zeros in MLX, whose config has one')],
   },
   gguf: {
@@ -167,6 +173,7 @@ const formatCells = {
     convolution: no('convolutions > are not written where a format has none: gguf'),
     embedding: yes('Gguf.EmbeddingsKeepTheirDelta'),
     lycoris: noLycoris('gguf'),
+    experts: stacks('gguf'),
     written: ['llama.cpp in Chromium > does with our merged adapter what it does with the inputs at their weights'],
     limits: [
       cell('from and to other formats only with the base model', 'Gguf.WhatIsNotKnownIsAskedFor'),
@@ -196,12 +203,13 @@ function scaleText({ scales, hasAlphas, configFile, container, isRead }) {
 async function formatsPage(path) {
   const isTest = await knownTests()
   const rows = formats.map(format => {
-    const { name, tensorFile, configFile, hasConvolutions, hasEmbeddings, isRead } = format
+    const { name, tensorFile, configFile, hasConvolutions, hasEmbeddings, hasStacks, isRead } = format
     const own = formatCells[name]
     if (!own) throw new SetupError(`scripts/docs.mjs has no row for the format ${name}`)
     const generic = test => [inEvery(test, name)]
+    const experts = own.experts ?? no('Stacks.AreWrittenOnlyWhereAFormatHasThem')
     const embeddings = own.embedding ?? no(inEvery('HasKeysForEmbeddingsOnlyAsPeft', name))
-    for (const [field, { text }] of [[hasConvolutions, own.convolution], [hasEmbeddings, embeddings]]) {
+    for (const [field, { text }] of [[hasConvolutions, own.convolution], [hasEmbeddings, embeddings], [hasStacks, experts]]) {
       if (field !== (text === 'yes')) throw new SetupError(`scripts/docs.mjs says something else about ${name} than src/adapter/dialect.cpp`)
     }
     const cells = {
@@ -212,6 +220,7 @@ async function formatsPage(path) {
       linear: cell('yes', ...(own.linear ?? generic('HoldsAMergeOfItsOwn'))),
       convolutions: own.convolution,
       embeddings,
+      'stacked experts': experts,
       LyCORIS: own.lycoris,
       limits: { text: own.limits.map(({ text }) => text).join('; '), tests: own.limits.flatMap(({ tests }) => tests) },
     }
@@ -224,7 +233,7 @@ async function formatsPage(path) {
   })
   const table = (head, line) => [`| ${head.join(' | ')} |`, `|${' --- |'.repeat(head.length)}`, ...rows.map(row => `| ${line(row).join(' | ')} |`)].join('\n')
   const first = table(['format', 'written as', 'read', 'written', 'told by', 'where a scale stands'], ({ name, files, cells }) => [`\`${name}\``, files, ...['read', 'written', 'told by', 'scale'].map(column => cells[column].text)])
-  const kinds = ['linear', 'convolutions', 'embeddings', 'LyCORIS', 'limits']
+  const kinds = ['linear', 'convolutions', 'embeddings', 'stacked experts', 'LyCORIS', 'limits']
   const second = table(['format', ...kinds], ({ name, cells }) => [`\`${name}\``, ...kinds.map(kind => cells[kind].text)])
   const shown = rows.map(({ name, cells }) => `- \`${name}\`: ${Object.entries(cells).map(([column, { tests }]) => `${column}: ${tests.map(test => `\`${test}\``).join(', ')}`).join('; ')}`)
   const text = await readFile(path, 'utf8')

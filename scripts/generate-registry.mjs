@@ -82,6 +82,8 @@ export interface FormatInfo {
   readonly hasConvolutions: boolean
   /** Whether it can hold the factors of an embedding. */
   readonly hasEmbeddings: boolean
+  /** Whether it can hold the factors of all experts of a mixture in one pair of tensors. */
+  readonly hasStacks: boolean
 }
 
 /** Every file format. */
@@ -90,8 +92,11 @@ export const formats: readonly FormatInfo[] = ${JSON.stringify(formats, null, 2)
 /** Kinds of tensors that are no LoRA factors. */
 export type ExtraKind = ${extras.map(({ name }) => quote(name)).join(' | ')}
 
-/** Every kind, and whether its tensors can be written as they are; otherwise they are refused or dropped. */
-export const extraKinds: readonly { readonly name: ExtraKind; readonly sentence: string; readonly canBeKept: boolean }[] = ${JSON.stringify(extras, null, 2)}
+/** What can be done with them. */
+export type Policy = ${[...new Set(extras.flatMap(({ policies }) => policies))].map(quote).join(' | ')}
+
+/** Every kind, and what can be done with it. */
+export const extraKinds: readonly { readonly name: ExtraKind; readonly sentence: string; readonly policies: readonly Policy[] }[] = ${JSON.stringify(extras, null, 2)}
 
 /** Names of the merge methods. */
 export type MethodName = ${names.map(quote).join(' | ')}

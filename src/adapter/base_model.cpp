@@ -24,7 +24,7 @@ std::string architectureOf(const std::string& type) {
   return found == std::end(kNames) ? type : found->second;
 }
 
-uint32_t headsOf(const gguf::Metadata& metadata, const std::string& key) {
+uint32_t countOf(const gguf::Metadata& metadata, const std::string& key) {
   const auto count = gguf::integerOf(metadata, key);
   return count && *count <= UINT32_MAX ? static_cast<uint32_t>(*count) : 0;
 }
@@ -44,7 +44,12 @@ Result<BaseModel> readBaseConfig(std::string_view text) {
   const auto heads = asRank(fields.number("num_attention_heads", 0));
   const auto keyHeads = asRank(fields.number("num_key_value_heads", static_cast<double>(heads.value_or(0))));
   BaseModel model{architectureOf(type), static_cast<uint32_t>(heads.value_or(0)),
-                  static_cast<uint32_t>(keyHeads.value_or(0)), fields.flag("tie_word_embeddings")};
+                  static_cast<uint32_t>(keyHeads.value_or(0)), fields.flag("tie_word_embeddings"), 0};
+  // Of Qwen, of Mixtral, of DeepSeek.
+  for (const char* name : {"num_experts", "num_local_experts", "n_routed_experts"}) {
+    const auto experts = asRank(fields.number(name, 0));
+    if (experts && *experts > 0) model.experts = static_cast<uint32_t>(*experts);
+  }
   if (!fields.problem.empty()) return bad(fields.problem);
   if (type.empty())
     return bad("it has no model_type: give the config.json of the base model, or its GGUF file");
@@ -54,8 +59,9 @@ Result<BaseModel> readBaseConfig(std::string_view text) {
 Result<BaseModel> readBaseGguf(const gguf::Metadata& metadata, const Header& header) {
   const std::string* architecture = gguf::textOf(metadata, "general.architecture");
   if (!architecture) return bad("the GGUF file names no architecture");
-  BaseModel model{*architecture, headsOf(metadata, *architecture + ".attention.head_count"),
-                  headsOf(metadata, *architecture + ".attention.head_count_kv"), false};
+  BaseModel model{*architecture, countOf(metadata, *architecture + ".attention.head_count"),
+                  countOf(metadata, *architecture + ".attention.head_count_kv"), false,
+                  countOf(metadata, *architecture + ".expert_count")};
   if (model.keyHeads == 0) model.keyHeads = model.heads;
   const auto has = [&](std::string_view name) {
     return std::ranges::any_of(header.tensors, [&](const TensorInfo& tensor) { return tensor.name == name; });

@@ -15,6 +15,7 @@ struct BaseModel {
   uint32_t heads = 0;        ///< attention heads; 0 where the file does not say
   uint32_t keyHeads = 0;     ///< key-value heads
   bool tiedOutput = false;   ///< whether the output layer is the token embedding
+  uint32_t experts = 0;      ///< of each mixture; 0: the file does not say
 };
 
 /// A Hugging Face config.json. Errors: bad_config, for one that names no architecture which is known.

@@ -11,9 +11,14 @@ const char* nameOf(ModuleKind kind) {
   return "";
 }
 
+uint64_t bytesOf(const TensorInfo& tensor, const Slice& slice, uint64_t elements) {
+  if (slice.isWhole()) return tensor.end - tensor.begin;
+  return elements * (bitsOf(tensor.dtype) / 8);
+}
+
 uint64_t bytesOf(const AdapterModule& module) {
   const auto size = [](const TensorInfo& tensor) { return tensor.end - tensor.begin; };
-  if (!module.expanded) return size(module.a) + size(module.b);
+  if (!module.expanded) return size(module.a) + bytesOf(module.b, module.sliceB, module.out * module.rank);
   uint64_t bytes = 0;
   for (const auto& tensor : module.expanded->tensors) bytes += tensor ? size(*tensor) : 0;
   return bytes;

@@ -11,6 +11,7 @@
 #include "adapter/extra.h"
 #include "format/header.h"
 #include "tensor/expand.h"
+#include "tensor/slice.h"
 
 namespace lego {
 
@@ -45,6 +46,9 @@ struct AdapterModule {
   TensorInfo b;
   bool transposedA = false;  ///< A is stored in x rank
   bool transposedB = false;  ///< B is stored rank x out
+  Slice sliceB;              ///< which elements of `b` are this module's
+  uint32_t expert = 0;       ///< which one of a stack (adapter/stack.h) ...
+  uint32_t experts = 0;      ///< ... of how many; 0: it is in none
   uint32_t rowHeads = 0;     ///< rows of B are those of so many heads in llama.cpp's order; 0: as everywhere
   uint64_t rank = 0;
   uint64_t in = 0;               ///< columns of A: input features, or channels x kernel, or the vocabulary
@@ -53,13 +57,16 @@ struct AdapterModule {
   /// Where the delta is stored in another way: how. `a` and `b` are then two of its tensors, for messages,
   /// and `rank` is the number of units that it is expanded into.
   std::shared_ptr<const ExpandedFactors> expanded;
-  double alphaRank = 0;  ///< what alpha is divided by; 0: the scale is 1 whatever alpha says
+  std::optional<TensorInfo> magnitude;  ///< DoRA's, `out` values
+  double alphaRank = 0;                 ///< what alpha is divided by; 0: the scale is 1 whatever alpha says
   double alpha = 0;
   double scale = 0;  ///< alpha / rank, or alpha / sqrt(rank) with rsLoRA
 };
 
 /// Bytes of all of a module's factors in its file.
 uint64_t bytesOf(const AdapterModule& module);
+/// Bytes of the elements of a tensor that are a module's: `elements` where it is a part, all otherwise.
+uint64_t bytesOf(const TensorInfo& tensor, const Slice& slice, uint64_t elements);
 
 /// A module's alpha, where a file keeps it as a tensor: readAlphas() needs its value.
 struct AlphaTensor {
@@ -82,11 +89,14 @@ struct AdapterInfo {
   std::string revision;
   bool fanInFanOut = false;
   bool rslora = false;
-  std::vector<std::string> modulesToSave;  ///< PEFT: modules trained in full
-  std::string bias;                        ///< PEFT: which biases are trained; "none" or empty: no
-  std::string architecture;                ///< GGUF: general.architecture of the base model
-  uint64_t rank = 0;                       ///< `r` of the config
-  double alpha = 0;                        ///< `lora_alpha` of the config
+  bool dora = false;
+  bool loraBias = false;                      ///< PEFT: whether lora_B have biases
+  std::vector<std::string> modulesToSave;     ///< PEFT: modules trained in full
+  std::vector<std::string> targetParameters;  ///< PEFT: ends of the paths of adapted parameters, sorted
+  std::string bias;                           ///< PEFT: which biases are trained; "none" or empty: no
+  std::string architecture;                   ///< GGUF: general.architecture of the base model
+  uint64_t rank = 0;                          ///< `r` of the config
+  double alpha = 0;                           ///< `lora_alpha` of the config
   /// Last path components that name every module of the adapter and no others of its base model; absent
   /// where the config chose modules in another way.
   std::optional<std::vector<std::string>> targetSuffixes;

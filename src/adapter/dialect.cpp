@@ -18,6 +18,7 @@ constexpr DialectInfo kDialects[] = {
      .hasEmbeddings = true,
      .keysTellEmbeddings = true,
      .hasConvolutions = true,
+     .stacks = StackLayout::Rows,
      .scales = ScalePlace::EachModule,
      .alphaTensors = false,
      .isRead = true,
@@ -33,6 +34,7 @@ constexpr DialectInfo kDialects[] = {
      .hasEmbeddings = false,
      .keysTellEmbeddings = true,
      .hasConvolutions = true,
+     .stacks = StackLayout::None,
      .scales = ScalePlace::EachModule,
      .alphaTensors = true,
      .isRead = true,
@@ -49,6 +51,7 @@ constexpr DialectInfo kDialects[] = {
      .hasEmbeddings = false,
      .keysTellEmbeddings = true,
      .hasConvolutions = true,
+     .stacks = StackLayout::None,
      .scales = ScalePlace::EachModule,
      .alphaTensors = false,
      .isRead = true,
@@ -66,6 +69,7 @@ constexpr DialectInfo kDialects[] = {
      .hasEmbeddings = false,
      .keysTellEmbeddings = true,
      .hasConvolutions = true,
+     .stacks = StackLayout::None,
      .scales = ScalePlace::EachModule,
      .alphaTensors = true,
      .isRead = true,
@@ -81,6 +85,7 @@ constexpr DialectInfo kDialects[] = {
      .hasEmbeddings = false,
      .keysTellEmbeddings = true,
      .hasConvolutions = false,
+     .stacks = StackLayout::None,
      .scales = ScalePlace::Nowhere,
      .alphaTensors = false,
      .isRead = true,
@@ -96,6 +101,7 @@ constexpr DialectInfo kDialects[] = {
      .hasEmbeddings = false,
      .keysTellEmbeddings = true,
      .hasConvolutions = true,
+     .stacks = StackLayout::None,
      .scales = ScalePlace::Nowhere,
      .alphaTensors = false,
      .isRead = true,
@@ -111,6 +117,7 @@ constexpr DialectInfo kDialects[] = {
      .hasEmbeddings = true,
      .keysTellEmbeddings = false,
      .hasConvolutions = false,
+     .stacks = StackLayout::Axis,
      .scales = ScalePlace::Config,
      .alphaTensors = false,
      .isRead = true,
@@ -128,6 +135,7 @@ constexpr DialectInfo kDialects[] = {
      .hasEmbeddings = true,
      .keysTellEmbeddings = false,
      .hasConvolutions = false,
+     .stacks = StackLayout::Axis,
      .scales = ScalePlace::Nowhere,
      .alphaTensors = false,
      .isRead = true,
@@ -144,6 +152,7 @@ constexpr DialectInfo kDialects[] = {
      .hasEmbeddings = false,
      .keysTellEmbeddings = true,
      .hasConvolutions = false,
+     .stacks = StackLayout::None,
      .scales = ScalePlace::Nowhere,
      .alphaTensors = false,
      .isRead = false,
@@ -186,6 +195,11 @@ constexpr Suffix kLycorisSuffixes[] = {
     {".lokr_w1_a", Part::LokrW1A},   {".lokr_w1_b", Part::LokrW1B}, {".lokr_w2", Part::LokrW2},
     {".lokr_w2_a", Part::LokrW2A},   {".lokr_w2_b", Part::LokrW2B}, {".lokr_t2", Part::LokrT2},
 };
+// PEFT saves them without an ending, OneTrainer with one.
+constexpr Suffix kMagnitudeSuffixes[] = {{".lora_magnitude_vector", Part::Magnitude},
+                                         {".lora_magnitude_vector.weight", Part::Magnitude},
+                                         {".lora_magnitude_vector.default", Part::Magnitude},
+                                         {".lora_magnitude_vector.default.weight", Part::Magnitude}};
 // ComfyUI takes all of these (comfy/weight_adapter/lora.py); the second half are diffusers' middle and old
 // ones.
 constexpr Suffix kDiffusionSuffixes[] = {
@@ -345,14 +359,19 @@ std::optional<Key> parseKey(Dialect dialect, std::string_view name) {
   for (const Suffix& suffix : kLycorisSuffixes) {
     if (auto key = hasLycoris(dialect) ? read(suffix) : std::nullopt) return key;
   }
+  for (const Suffix& suffix : kMagnitudeSuffixes) {
+    if (auto key = hasMagnitudes(dialect) ? read(suffix) : std::nullopt) return key;
+  }
   return std::nullopt;
 }
+
+bool hasMagnitudes(Dialect dialect) { return dialect == Dialect::Peft || dialect == Dialect::Diffusers; }
 
 ExtraText extraOf(Dialect dialect, std::string_view name) {
   const auto ends = [&](std::string_view text) { return name.ends_with(text); };
   if (contains(name, "lora_magnitude_vector") || ends(".dora_scale") ||
       (dialect == Dialect::Mlx && ends(".m")))
-    return {ExtraKind::Dora, "a DoRA magnitude, which needs the base model's norms"};
+    return {ExtraKind::Dora, "a DoRA magnitude, which needs the base model's weights"};
   if (ends(".bias") && contains(name, ".lora_B.")) return {ExtraKind::LoraBias, "a bias of lora_B"};
   if (ends(".diff") || ends(".diff_b"))
     return {ExtraKind::Diff, "a difference of a bias or a normalisation (.diff, .diff_b)"};
@@ -378,6 +397,8 @@ ExtraText extraOf(Dialect dialect, std::string_view name) {
 std::string keyOf(Dialect dialect, const std::string& path, ModuleKind kind, Part part) {
   const auto either = [&](const char* a, const char* b) { return path + (part == Part::A ? a : b); };
   if (part == Part::Alpha) return path + ".alpha";
+  if (part == Part::Magnitude)
+    return (dialect == Dialect::Peft ? "base_model.model." : "") + path + ".lora_magnitude_vector";
   switch (dialect) {
     case Dialect::Peft:
       return "base_model.model." + (kind == ModuleKind::Embedding

@@ -14,9 +14,10 @@ namespace lego {
 
 /// What a tensor is to its module.
 enum class Part : uint8_t {
-  A,      ///< lora_A, lora_down
-  B,      ///< lora_B, lora_up
-  Alpha,  ///< a scalar; the module's scale is it over the rank
+  A,          ///< lora_A, lora_down
+  B,          ///< lora_B, lora_up
+  Alpha,      ///< a scalar; the module's scale is it over the rank
+  Magnitude,  ///< DoRA's, one for each output (job/dora.h)
   // LyCORIS (tensor/expand.h)
   Mid,   ///< Tucker's core between A and B
   Diff,  ///< the whole difference
@@ -53,6 +54,13 @@ enum class FileKind : uint8_t { Safetensors, Gguf, OnnxAdapter };
 /// "safetensors", "gguf", "onnx_adapter".
 const char* nameOf(FileKind kind);
 
+/// How a dialect holds the factors of all experts of a mixture in one pair of tensors (adapter/stack.h).
+enum class StackLayout : uint8_t {
+  None,
+  Rows,  ///< A (experts r x in), B (out x r experts)
+  Axis,  ///< A (experts x r x in), B (experts x out x r)
+};
+
 /// What a dialect is called, and what its files are.
 struct DialectInfo {
   Dialect dialect;
@@ -67,10 +75,11 @@ struct DialectInfo {
   bool hasEmbeddings;       ///< whether it can hold the factors of an embedding
   bool keysTellEmbeddings;  ///< whether these have keys of their own; or else the module's name tells
   bool hasConvolutions;     ///< whether factors may be kernels
-  ScalePlace scales;        ///< Config: one for all modules
-  bool alphaTensors;        ///< whether a module's alpha is a tensor beside its factors
-  bool isRead;              ///< false: it is only written
-  bool hasOneRank;          ///< whether all modules must have the same rank, the config's
+  StackLayout stacks;
+  ScalePlace scales;  ///< Config: one for all modules
+  bool alphaTensors;  ///< whether a module's alpha is a tensor beside its factors
+  bool isRead;        ///< false: it is only written
+  bool hasOneRank;    ///< whether all modules must have the same rank, the config's
 };
 
 std::span<const DialectInfo> dialects();
@@ -79,6 +88,10 @@ std::optional<Dialect> dialectOf(std::string_view name);
 
 /// A tensor's name as `dialect` reads it; nothing where it is none of its factors, alphas and the like.
 std::optional<Key> parseKey(Dialect dialect, std::string_view name);
+
+/// Whether the magnitudes of DoRA have PEFT's meaning in the dialect: norms of the rows of base weight and
+/// delta together.
+bool hasMagnitudes(Dialect dialect);
 
 /// A tensor that is no factor of the dialect: what it is, by its name.
 struct ExtraText {

@@ -5,24 +5,28 @@
 namespace lego {
 namespace {
 
+constexpr Policy kRefused[] = {Policy::Refuse, Policy::Drop};
+constexpr Policy kMerged[] = {Policy::Refuse, Policy::Drop, Policy::Merge};
+constexpr Policy kKept[] = {Policy::Refuse, Policy::Drop, Policy::First, Policy::Average, Policy::Sum};
+
 constexpr ExtraInfo kKinds[] = {
-    {ExtraKind::Dora, "dora", "DoRA magnitudes (lora_magnitude_vector, dora_scale)", false},
-    {ExtraKind::LoraBias, "lora_bias", "biases of lora_B", false},
-    {ExtraKind::Bias, "bias", "trained biases", true},
-    {ExtraKind::ModulesToSave, "modules_to_save", "weights that were trained in full", true},
-    {ExtraKind::Diff, "diff", "differences of biases and normalisations (.diff, .diff_b)", true},
-    {ExtraKind::Norm, "norm", "trained normalisations (w_norm, b_norm)", true},
-    {ExtraKind::Embedding, "embedding", "embeddings that come along (bundle_emb)", true},
-    {ExtraKind::Other, "other", "everything else that is no factor", false},
+    {ExtraKind::Dora, "dora", "DoRA magnitudes (lora_magnitude_vector, dora_scale)", kMerged},
+    {ExtraKind::LoraBias, "lora_bias", "biases of lora_B", kKept},
+    {ExtraKind::Bias, "bias", "trained biases", kKept},
+    {ExtraKind::ModulesToSave, "modules_to_save", "weights that were trained in full", kKept},
+    {ExtraKind::Diff, "diff", "differences of biases and normalisations (.diff, .diff_b)", kKept},
+    {ExtraKind::Norm, "norm", "trained normalisations (w_norm, b_norm)", kKept},
+    {ExtraKind::Embedding, "embedding", "embeddings that come along (bundle_emb)", kKept},
+    {ExtraKind::Other, "other", "everything else that is no factor", kRefused},
 };
 
-constexpr std::pair<Policy, const char*> kPolicies[] = {{Policy::Refuse, "refuse"},
-                                                        {Policy::Drop, "drop"},
-                                                        {Policy::First, "first"},
-                                                        {Policy::Average, "average"},
-                                                        {Policy::Sum, "sum"}};
+constexpr std::pair<Policy, const char*> kPolicies[] = {
+    {Policy::Refuse, "refuse"},   {Policy::Drop, "drop"}, {Policy::First, "first"},
+    {Policy::Average, "average"}, {Policy::Sum, "sum"},   {Policy::Merge, "merge"}};
 
 }  // namespace
+
+bool ExtraInfo::allows(Policy policy) const { return std::ranges::find(policies, policy) != policies.end(); }
 
 std::span<const ExtraInfo> extraKinds() { return kKinds; }
 

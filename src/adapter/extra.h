@@ -26,6 +26,7 @@ enum class Policy : uint8_t {
   First,    ///< that of the first adapter that has it
   Average,  ///< weighted mean over the adapters that have it
   Sum,      ///< weighted sum
+  Merge,    ///< merged with the factors that it belongs to (job/dora.h)
 };
 
 /// A kind as recipes name it, and what can be asked for.
@@ -33,8 +34,9 @@ struct ExtraInfo {
   ExtraKind kind;
   const char* name;
   const char* sentence;
-  /// Whether its tensors can be written as they are; otherwise they are refused or dropped.
-  bool canBeKept;
+  std::span<const Policy> policies;  ///< what can be asked for
+
+  bool allows(Policy policy) const;
 };
 
 std::span<const ExtraInfo> extraKinds();

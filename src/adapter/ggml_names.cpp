@@ -1,6 +1,7 @@
 #include "adapter/ggml_names.h"
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 
 namespace lego {
@@ -144,6 +145,20 @@ constexpr Name kExpert[] = {
     {"w3", "ffn_up_exps"},          {"w2", "ffn_down_exps"},
 };
 
+// MLX's stacks, and where transformers keeps the experts one by one.
+constexpr std::string_view kMlxSwitch = ".switch_mlp.";
+struct Switch {
+  std::string_view parent;
+  std::array<Name, 3> names;  // of an expert in transformers, of the stack in MLX
+};
+constexpr Switch kSwitches[] = {
+    {"mlp", {{{"gate_proj", "gate_proj"}, {"up_proj", "up_proj"}, {"down_proj", "down_proj"}}}},
+    {"block_sparse_moe", {{{"w1", "gate_proj"}, {"w3", "up_proj"}, {"w2", "down_proj"}}}},  // Mixtral, PhiMoE
+};
+// Architectures whose experts stand in kSwitches' first way in transformers, and as gate, up and down in
+// llama.cpp.
+constexpr std::string_view kPlainExperts[] = {"qwen2moe", "qwen3moe"};
+
 // Ways back. What an architecture has beyond the common modules, or instead of them.
 constexpr Name kPlain[] = {
     {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"}, {"self_attn.v_proj", "attn_v"},
@@ -224,6 +239,13 @@ std::optional<std::string_view> takeNumber(std::string_view& text) {
   return number;
 }
 
+/// Of a number from takeNumber().
+uint32_t valueOf(std::string_view number) {
+  uint32_t value = 0;
+  for (const char digit : number) value = 10 * value + static_cast<uint32_t>(digit - '0');
+  return value;
+}
+
 /// A multimodal model's language model under the path that the model has by itself.
 void dropWrapper(std::string& path) {
   constexpr std::string_view kInner = "model.language_model.", kOuter = "language_model.";
@@ -275,9 +297,44 @@ std::optional<ExpertName> ggmlExpert(std::string_view path) {
   if (!number) return std::nullopt;
   const auto tensor = tensorOf(kExpert, rest);
   if (!tensor) return std::nullopt;
-  uint32_t expert = 0;
-  for (const char digit : *number) expert = 10 * expert + static_cast<uint32_t>(digit - '0');
-  return ExpertName{blockTensor(*layer, *tensor), expert};
+  return ExpertName{blockTensor(*layer, *tensor), valueOf(*number)};
+}
+
+std::optional<ExpertName> mlxExpert(std::string_view path) {
+  constexpr std::string_view kNumbered = ".experts.";
+  const size_t at = path.rfind(kNumbered);
+  if (at == std::string_view::npos) return std::nullopt;
+  std::string_view rest = path.substr(at + kNumbered.size());
+  const auto number = takeNumber(rest);
+  if (!number) return std::nullopt;
+  const std::string_view front = path.substr(0, at);
+  const std::string_view parent = front.substr(front.rfind('.') + 1);
+  const auto* known = std::ranges::find(kSwitches, parent, &Switch::parent);
+  const auto name = known == std::end(kSwitches) ? std::nullopt : tensorOf(known->names, rest);
+  if (!name) return std::nullopt;
+  return ExpertName{std::string(front) + std::string(kMlxSwitch) + std::string(*name), valueOf(*number)};
+}
+
+std::optional<std::string> hfExpertOfMlx(std::string_view stack, uint32_t expert) {
+  const size_t at = stack.rfind(kMlxSwitch);
+  if (at == std::string_view::npos) return std::nullopt;
+  const std::string_view front = stack.substr(0, at), name = stack.substr(at + kMlxSwitch.size());
+  const auto* known = std::ranges::find(kSwitches, front.substr(front.rfind('.') + 1), &Switch::parent);
+  if (known == std::end(kSwitches)) return std::nullopt;
+  const auto* module = std::ranges::find(known->names, name, &Name::tensor);
+  if (module == known->names.end()) return std::nullopt;
+  return std::string(front) + ".experts." + std::to_string(expert) + '.' + std::string(module->module);
+}
+
+std::optional<std::string> hfExpertOfGgml(std::string_view ggmlName, uint32_t expert,
+                                          std::string_view architecture) {
+  if (std::ranges::find(kPlainExperts, architecture) == std::end(kPlainExperts)) return std::nullopt;
+  if (!dropFront(ggmlName, "blk.")) return std::nullopt;
+  const auto layer = takeNumber(ggmlName);
+  const auto* known = std::ranges::find(kExpert, ggmlName, &Name::tensor);
+  if (!layer || known == std::end(kExpert)) return std::nullopt;
+  return "model.layers." + std::string(*layer) + ".mlp.experts." + std::to_string(expert) + '.' +
+         std::string(known->module);
 }
 
 std::optional<std::string> hfPath(std::string_view ggmlName, std::string_view architecture) {

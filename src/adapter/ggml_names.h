@@ -19,7 +19,7 @@ namespace lego {
 /// query_key_value: under that name their factors would mean something else.
 std::optional<std::string> ggmlName(std::string_view path);
 
-/// One expert of a tensor in which llama.cpp stacks all of a layer's: (experts x out x in).
+/// One expert of a tensor in which all of a layer's are stacked: (experts x out x in).
 struct ExpertName {
   std::string tensor;  ///< "blk.3.ffn_up_exps"
   uint32_t expert = 0;
@@ -28,6 +28,17 @@ struct ExpertName {
 };
 /// "model.layers.3.mlp.experts.7.up_proj" -> {"blk.3.ffn_up_exps", 7}.
 std::optional<ExpertName> ggmlExpert(std::string_view path);
+
+/// One expert as MLX keeps it, in a stack of all of a layer's.
+/// "model.layers.3.mlp.experts.7.up_proj" -> {"model.layers.3.mlp.switch_mlp.up_proj", 7}.
+/// Source: mlx-lm mlx_lm/models/qwen3_moe.py and mixtral.py, sanitize().
+std::optional<ExpertName> mlxExpert(std::string_view path);
+
+/// The ways back, to an expert's path in transformers. Nothing where a name, or for GGUF the architecture, is
+/// not known for certain.
+std::optional<std::string> hfExpertOfMlx(std::string_view stack, uint32_t expert);
+std::optional<std::string> hfExpertOfGgml(std::string_view ggmlName, uint32_t expert,
+                                          std::string_view architecture);
 
 /// The way back for one architecture (general.architecture), to the module path of its text-only *ForCausalLM
 /// class: a model inside a multimodal one has a prefix more, which no GGUF file tells. Nothing where the

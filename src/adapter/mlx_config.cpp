@@ -26,7 +26,7 @@ Result<Config> readConfig(const Json& json) {
     if (!problem.empty()) return Error{Code::badConfig, problem, {}, {}, {}};
   }
   if (type == "dora")
-    config.unsupported.push_back({{}, "DoRA: its magnitudes need the base model's norms", ExtraKind::Dora});
+    config.unsupported.push_back({{}, "DoRA: its magnitudes need the base model's weights", ExtraKind::Dora});
   if (type != "lora" && type != "dora")
     return Error{
         Code::unsupportedAdapter, "its fine_tune_type is " + shownName(type) + ", not lora", {}, {}, {}};

@@ -6,6 +6,7 @@
 #include <map>
 #include <tuple>
 
+#include "adapter/stack.h"
 #include "adapter/write_adapter.h"
 #include "base/checked.h"
 #include "base/limits.h"
@@ -39,13 +40,44 @@ struct Parts {
   /// Any but an alpha.
   bool hasFactors() const { return hasAny(Part::A, Part::B) || hasAny(Part::Mid, Part::LokrT2); }
   const TensorInfo* firstFactor() const {
-    return *std::ranges::find_if(
-        tensors, [&](const TensorInfo* tensor) { return tensor && tensor != (*this)[Part::Alpha]; });
+    return *std::ranges::find_if(tensors, [&](const TensorInfo* tensor) {
+      return tensor && tensor != (*this)[Part::Alpha] && tensor != (*this)[Part::Magnitude];
+    });
   }
 };
 
+/// Whether the dialect keeps a mixture's experts on an axis of their own, and the factors have it.
+bool isStack(const AdapterModule& module, const DialectInfo& dialect) {
+  return dialect.stacks == StackLayout::Axis && (module.a.shape.size() == 3 || module.b.shape.size() == 3);
+}
+
+/// Fills rank, in and out of one expert from a stack's shapes.
+Status readStack(AdapterModule& module) {
+  const auto &a = module.a.shape, &b = module.b.shape;
+  const auto wrong = [&](Code code, const std::string& why) {
+    return fail(code, "the factors have shapes " + shapeText(a) + " and " + shapeText(b) + ": " + why,
+                module.a.name);
+  };
+  if (module.kind == ModuleKind::Embedding) return wrong(Code::shapeMismatch, "an embedding has no experts");
+  if (a.size() != b.size())
+    return wrong(Code::shapeMismatch, "one is a matrix and one is a stack of them, one for each expert");
+  if (a[0] != b[0]) return wrong(Code::shapeMismatch, "they have different numbers of experts");
+  if (a[0] == 0) return wrong(Code::shapeMismatch, "there are no experts");
+  if (a[1] == 0 || b[2] == 0) return wrong(Code::rankZero, "the rank is zero");
+  if (a[1] != b[2]) return wrong(Code::rankMismatch, "the ranks differ");
+  if (a[2] == 0 || b[1] == 0) return wrong(Code::shapeMismatch, "a side is zero");
+  if (a[2] > limits::kFactorSide || b[1] > limits::kFactorSide)
+    return wrong(Code::shapeMismatch, "a side exceeds " + std::to_string(limits::kFactorSide));
+  module.transposedA = module.transposedB = false;
+  module.rank = a[1];
+  module.in = a[2];
+  module.out = b[1];
+  return {};
+}
+
 /// Fills rank, in, out, kernel and kind from the two shapes.
 Status readShapes(AdapterModule& module, const DialectInfo& dialect) {
+  if (isStack(module, dialect)) return readStack(module);
   const auto &a = module.a.shape, &b = module.b.shape;
   const auto wrong = [&](const std::string& why) {
     return fail(Code::shapeMismatch,
@@ -175,6 +207,14 @@ bool namesEmbedding(std::string_view path) {
   return std::ranges::find(kNames, name) != std::end(kNames);
 }
 
+Status sortModules(std::vector<AdapterModule>& modules) {
+  std::ranges::sort(modules, {}, &AdapterModule::path);
+  const auto twice = std::ranges::adjacent_find(modules, {}, &AdapterModule::path);
+  if (twice == modules.end()) return {};
+  return fail(Code::duplicateModule, "its module is also that of tensor " + shownName(twice->a.name),
+              (twice + 1)->a.name);
+}
+
 Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
   const DialectInfo& info = infoOf(dialect);
   std::map<std::string, Parts> modules;  // by path
@@ -188,32 +228,33 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
       catalogue.unsupported.push_back({tensor.name, reason, kind, tensor});
       continue;
     }
-    if (tensor.shape.size() == 3 && info.naming == Naming::Transformers && !info.hasConvolutions) {
-      catalogue.unsupported.push_back({tensor.name, "a stack of factors, one for each expert of a mixture"});
-      continue;
-    }
     // Of a bias, or a normalisation: no matrix, so no units.
     if (key->part == Part::Diff && tensor.shape.size() < 2) {
       const auto [kind, reason] = extraOf(dialect, tensor.name);
       catalogue.unsupported.push_back({tensor.name, reason, kind, tensor});
       continue;
     }
+    if (key->part == Part::Magnitude) {
+      const auto [kind, reason] = extraOf(dialect, tensor.name);
+      catalogue.unsupported.push_back({tensor.name, reason, kind, tensor});
+    }
     Parts& parts = modules[key->path];
     if (const TensorInfo* other = parts[key->part]) {
       return fail(Code::duplicateModule,
                   "the module already has this factor in tensor " + shownName(other->name), tensor.name);
     }
-    if (parts.hasAny(Part::A, Part::B) && parts.isEmbedding != key->isEmbedding && key->part != Part::Alpha) {
+    const bool isFactor = key->part != Part::Alpha && key->part != Part::Magnitude;
+    if (parts.hasAny(Part::A, Part::B) && parts.isEmbedding != key->isEmbedding && isFactor) {
       return fail(Code::unpairedFactor, "the module has one factor of a linear layer and one of an embedding",
                   tensor.name);
     }
     parts[key->part] = &tensor;
-    if (key->part != Part::Alpha) parts.isEmbedding = key->isEmbedding;
+    if (isFactor) parts.isEmbedding = key->isEmbedding;
   }
   for (const auto& [path, parts] : modules) {
     const TensorInfo* alpha = parts[Part::Alpha];
     if (!parts.hasFactors()) {
-      catalogue.unsupported.push_back({alpha->name, "an alpha whose module has no LoRA factors"});
+      if (alpha) catalogue.unsupported.push_back({alpha->name, "an alpha whose module has no LoRA factors"});
       continue;
     }
     auto module = parts.hasAny(Part::Mid, Part::LokrT2) ? expandedOf(path, parts) : pairOf(path, parts, info);
@@ -222,7 +263,17 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
       if (Status sound = checkAlpha(*alpha); !sound) return sound.error();
       if (module->alphaRank > 0) catalogue.alphas.push_back({catalogue.modules.size(), *alpha});
     }
-    catalogue.modules.push_back(std::move(*module));
+    if (const TensorInfo* magnitude = parts[Part::Magnitude]) module->magnitude = *magnitude;
+    if (!module->expanded && isStack(*module, info)) {
+      if (Status added = addExperts(catalogue, *module, info.stacks, module->a.shape[0]); !added)
+        return added.error();
+    } else {
+      catalogue.modules.push_back(std::move(*module));
+    }
+  }
+  // Experts were added by number. The dialects that have them keep no alphas, which go by index.
+  if (info.stacks == StackLayout::Axis) {
+    if (Status sorted = sortModules(catalogue.modules); !sorted) return sorted.error();
   }
   if (catalogue.modules.empty() && catalogue.unsupported.empty())
     return fail(Code::noFactors, "the file holds no LoRA factors of this dialect, " + std::string(info.name),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "adapter/dialect.h"
 #include "base/result.h"
@@ -12,11 +13,14 @@ namespace lego {
 /// layers.
 bool namesEmbedding(std::string_view path);
 
-/// Pairs the tensors that `dialect` names. Scales are left to the caller; tensors that cannot be carried are
-/// listed in `unsupported`, not refused: inspect() shows them.
-/// Errors: no_factors, unsupported_dtype, duplicate_module, unpaired_factor, rank_zero, rank_mismatch,
+/// Pairs the tensors that `dialect` names; each expert of a stack is a module. Scales are left to the caller;
+/// tensors that cannot be carried are listed in `unsupported`, not refused: inspect() shows them. Errors:
+/// no_factors, unsupported_dtype, duplicate_module, unpaired_factor, rank_zero, rank_mismatch,
 /// shape_mismatch.
 Result<Catalogue> collectModules(const Header& header, Dialect dialect);
+
+/// Puts modules in order, by path. Errors: duplicate_module.
+Status sortModules(std::vector<AdapterModule>& modules);
 
 /// Values of the catalogue's alpha tensors, in their order: sets alpha and scale = alpha / rank of their
 /// modules, and empties the list. Errors: bad_alpha, for values that are zero, infinite or NaN.

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "adapter/config_fields.h"
+#include "adapter/stack.h"
 #include "base/limits.h"
 #include "format/json.h"
 
@@ -37,10 +38,9 @@ struct Setting {
   ExtraKind kind = ExtraKind::Other;
 };
 constexpr Setting kUnsupportedSettings[] = {
-    {"use_dora", "DoRA: its magnitudes need the base model's norms", ExtraKind::Dora},
+    {"use_dora", "DoRA: its magnitudes need the base model's weights", ExtraKind::Dora},
     {"lora_bias", "biases of lora_B (lora_bias)", ExtraKind::LoraBias},
     {"modules_to_save", "fully trained modules (modules_to_save)", ExtraKind::ModulesToSave},
-    {"target_parameters", "pairs shared by the experts of a mixture (target_parameters)"},
     {"trainable_token_indices", "separately trained token embeddings (trainable_token_indices)"},
     {"alora_invocation_tokens", "activated LoRA: it acts only after its invocation tokens"},
     {"use_qalora", "QALoRA: its factors act on pooled inputs"},
@@ -66,7 +66,39 @@ std::optional<std::vector<std::string>> readTargets(const ConfigFields& fields) 
   return suffixes;
 }
 
+/// `target_parameters`, in order.
+std::vector<std::string> readParameters(ConfigFields& fields) {
+  std::vector<std::string> parameters;
+  const Json* targets = fields.find("target_parameters");
+  if (!targets) return parameters;
+  const auto isText = [](const Json& target) { return target.is_string(); };
+  if (!targets->is_array() || !std::ranges::all_of(*targets, isText))
+    return fields.wrong("target_parameters", "a list of strings"), parameters;
+  for (const Json& target : *targets) parameters.push_back(*target.get_ptr<const std::string*>());
+  std::ranges::sort(parameters);
+  const auto [first, last] = std::ranges::unique(parameters);
+  parameters.erase(first, last);
+  return parameters;
+}
+
 }  // namespace
+
+std::vector<std::string> parametersOf(const std::vector<std::string>& targets, std::string_view path,
+                                      bool certain) {
+  std::vector<std::string> parameters;
+  if (targets.empty()) return parameters;
+  const std::string module = unwrapped(std::string(path));
+  for (const std::string& target : targets) {
+    const size_t dot = target.rfind('.');
+    if (dot == std::string::npos) {
+      if (!certain) parameters.push_back(module + '.' + target);
+      continue;
+    }
+    const std::string parent = target.substr(0, dot);
+    if (module == parent || module.ends_with('.' + parent)) parameters.push_back(module + target.substr(dot));
+  }
+  return parameters;
+}
 
 uint64_t Config::rankOf(std::string_view path) const {
   for (const auto& [pattern, rank] : rankPattern) {
@@ -98,7 +130,10 @@ Result<Config> readConfig(const Json& json, bool typeIsGiven) {
   config.info.revision = fields.text("revision");
   config.info.fanInFanOut = fields.flag("fan_in_fan_out");
   config.info.rslora = fields.flag("use_rslora");
+  config.info.dora = fields.isSet("use_dora");
+  config.info.loraBias = fields.isSet("lora_bias");
   config.info.targetSuffixes = readTargets(fields);
+  config.info.targetParameters = readParameters(fields);
 
   // PEFT's own defaults are r = 8 and lora_alpha = 8.
   const auto rank = asRank(fields.number("r", 8));
@@ -230,7 +265,9 @@ Json mergedConfig(const AdapterInfo& info, const std::vector<MergedRank>& module
   if (info.targetSuffixes) {
     for (const auto& suffix : *info.targetSuffixes) targets.push_back(suffix);
   } else {
-    for (const auto& module : modules) targets.push_back(module.path);
+    for (const auto& module : modules) {
+      if (!module.isParameter) targets.push_back(module.path);
+    }
   }
 
   const auto textOrNull = [](const std::string& text) { return text.empty() ? Json() : Json(text); };
@@ -243,7 +280,7 @@ Json mergedConfig(const AdapterInfo& info, const std::vector<MergedRank>& module
   config["inference_mode"] = true;
   config["init_lora_weights"] = true;
   config["lora_alpha"] = commonAlpha;
-  config["lora_bias"] = false;
+  config["lora_bias"] = info.loraBias;
   config["lora_dropout"] = 0.0;
   config["modules_to_save"] = info.modulesToSave.empty() ? Json() : Json(info.modulesToSave);
   config["peft_type"] = "LORA";
@@ -251,8 +288,10 @@ Json mergedConfig(const AdapterInfo& info, const std::vector<MergedRank>& module
   config["rank_pattern"] = patternsOf(ranks, commonRank);
   config["revision"] = textOrNull(info.revision);
   config["target_modules"] = targets;
+  // Only where it is needed: versions of PEFT that do not know it refuse the config.
+  if (!info.targetParameters.empty()) config["target_parameters"] = info.targetParameters;
   config["task_type"] = textOrNull(info.taskType);
-  config["use_dora"] = false;
+  config["use_dora"] = info.dora;
   config["use_rslora"] = false;
   return config;
 }

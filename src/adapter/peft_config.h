@@ -29,11 +29,20 @@ struct Config {
 /// Errors: bad_config, bad_pattern, rank_zero, unsupported_adapter (not a LoRA).
 Result<Config> readConfig(const Json& json, bool typeIsGiven = true);
 
+/// Paths of the parameters that a module of this path may hold the factors of: those `targets` (the config's
+/// `target_parameters`, or ends of them) that are the module's own. `.base_layer` in the path, which PEFT
+/// puts in for each further parameter of one module, does not count; which of several parameters a level
+/// belongs to depends on the model. `certain`: leaves out targets without a module, which are parameters of
+/// any. Source: peft src/peft/tuners/tuners_utils.py, _inject_parameters.
+std::vector<std::string> parametersOf(const std::vector<std::string>& targets, std::string_view path,
+                                      bool certain);
+
 /// One module of an adapter, as its config must describe it.
 struct MergedRank {
-  std::string path;
+  std::string path;  ///< of the module, or, of a parameter, the parameter's
   uint64_t rank = 0;
   double alpha = 0;
+  bool isParameter = false;
 };
 
 /// The config of an adapter: r and lora_alpha are the most frequent ones, patterns say where others are.

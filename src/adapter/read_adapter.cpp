@@ -5,6 +5,7 @@
 #include <map>
 
 #include "adapter/modules.h"
+#include "adapter/stack.h"
 #include "base/limits.h"
 
 namespace lego {
@@ -30,7 +31,7 @@ Result<Detected> detect(const Header& header) {
     for (const DialectInfo& dialect : dialects()) {
       if (dialect.file == FileKind::Gguf) continue;
       const auto key = parseKey(dialect.dialect, tensor.name);
-      if (!key || key->part == Part::Alpha) continue;
+      if (!key || key->part == Part::Alpha || key->part == Part::Magnitude) continue;
       Found& own = found[dialect.dialect];
       if (own.factors++ == 0) own.first = &tensor.name;
     }
@@ -60,8 +61,51 @@ void setScale(AdapterModule& module, const std::string& path, const peft::Config
   module.scale = module.alpha / (config.info.rslora ? std::sqrt(rank) : rank);
 }
 
+/// Parameters of the model that the module may hold the factors of, as its config's patterns have them; none
+/// where it is an ordinary layer.
+std::vector<std::string> parametersOf(const AdapterModule& module, const peft::Config& config) {
+  // A parameter has the factors of a linear layer.
+  if (module.kind != ModuleKind::Linear) return {};
+  const auto& targets = config.info.targetParameters;
+  const bool isCertain = !peft::parametersOf(targets, module.path, /*certain=*/true).empty();
+  if (!isCertain && config.rankOf(module.path) == module.rank) return {};
+  return peft::parametersOf(targets, module.path, /*certain=*/false);
+}
+
+/// Adds a parameter's experts to the catalogue: one, or as many as the rank says that are stacked.
+Status addParameter(Catalogue& catalogue, AdapterModule module, std::span<const std::string> parameters,
+                    const peft::Config& config) {
+  const std::string& first = parameters.front();
+  const uint64_t rank = config.rankOf(first);
+  for (const std::string& other : parameters) {
+    if (config.rankOf(other) == rank && config.alphaOf(other) == config.alphaOf(first)) continue;
+    return fail(Code::badConfig,
+                "the config gives the parameters " + shownName(first) + " and " + shownName(other) +
+                    " different ranks or alphas, and which of them these factors are of, no file tells",
+                module.a.name);
+  }
+  if (module.rank % rank != 0) {
+    return fail(Code::rankMismatch,
+                "the factors of the parameter have " + std::to_string(module.rank) +
+                    " ranks, which are no multiple of the config's " + std::to_string(rank) +
+                    " for each expert",
+                module.a.name);
+  }
+  const uint64_t experts = module.rank / rank;
+  module.rank = rank;
+  module.alphaRank = static_cast<double>(rank);
+  setScale(module, first, config);
+  return addExperts(catalogue, module, StackLayout::Rows, experts);
+}
+
 Status applyPeft(Catalogue& catalogue, const peft::Config& config) {
-  for (AdapterModule& module : catalogue.modules) {
+  std::vector<AdapterModule> modules;
+  modules.swap(catalogue.modules);
+  for (AdapterModule& module : modules) {
+    if (const auto parameters = parametersOf(module, config); !parameters.empty()) {
+      if (Status added = addParameter(catalogue, std::move(module), parameters, config); !added) return added;
+      continue;
+    }
     if (const uint64_t expected = config.rankOf(module.path);
         expected != module.rank && config.unsupported.empty()) {
       return fail(Code::rankMismatch,
@@ -70,7 +114,9 @@ Status applyPeft(Catalogue& catalogue, const peft::Config& config) {
                   module.a.name);
     }
     setScale(module, module.path, config);
+    catalogue.modules.push_back(std::move(module));
   }
+  if (Status sorted = sortModules(catalogue.modules); !sorted) return sorted;
   catalogue.info = config.info;
   catalogue.unsupported.insert(catalogue.unsupported.end(), config.unsupported.begin(),
                                config.unsupported.end());
@@ -125,7 +171,8 @@ Status applyDiffusers(Catalogue& catalogue) {
     for (AdapterModule& module : catalogue.modules) {
       if (!module.path.starts_with(component + '.')) continue;
       const std::string path = module.path.substr(component.size() + 1);
-      if (config->rankOf(path) != module.rank && config->unsupported.empty())
+      const bool isPlain = config->unsupported.empty() && config->info.targetParameters.empty();
+      if (config->rankOf(path) != module.rank && isPlain)
         return inMetadata(fail(Code::rankMismatch,
                                "it gives the module rank " + std::to_string(config->rankOf(path)) +
                                    ", but the factor has " + std::to_string(module.rank),
@@ -134,6 +181,8 @@ Status applyDiffusers(Catalogue& catalogue) {
     }
     catalogue.unsupported.insert(catalogue.unsupported.end(), config->unsupported.begin(),
                                  config->unsupported.end());
+    if (!config->info.targetParameters.empty())
+      catalogue.unsupported.push_back({{}, "adapted parameters (target_parameters) in a file of diffusers"});
     if (catalogue.info.baseModel.empty()) catalogue.info.baseModel = config->info.baseModel;
   }
   return {};

@@ -3,13 +3,16 @@
 #include <algorithm>
 
 #include "adapter/dialect.h"
-#include "adapter/ggml_names.h"
+#include "adapter/modules.h"
+#include "adapter/stack.h"
 
 namespace lego {
 namespace {
 
 constexpr std::string_view kComfyPrefix = "diffusion_model.";
 constexpr std::string_view kComfyText = "text_encoders.";
+// Fused modules that stay whole have their original names, which canonical ones never begin like.
+constexpr std::string_view kFusedFronts[] = {"double_blocks.", "single_blocks.", "final_layer."};
 
 Error fail(Code code, std::string detail, const std::string& tensor) {
   return {code, std::move(detail), {}, tensor, {}};
@@ -50,11 +53,22 @@ std::vector<CanonicalPart> partsOf(Dialect dialect, const AdapterModule& module)
   }
 }
 
-/// Rows of B, which lie one after the other, with the whole of A.
-AdapterModule sliceOf(const AdapterModule& module, const CanonicalPart& part) {
+/// Rows of B, with the whole of A.
+AdapterModule sliceOf(const AdapterModule& module, std::span<const CanonicalPart> parts) {
   AdapterModule slice = module;
+  const CanonicalPart& part = parts.front();
   slice.path = part.path;
   if (part.rows == module.out) return slice;
+  if (parts.size() > 1) {
+    // In another order.
+    slice.out = 0;
+    for (const auto& [path, at, rows, own] : parts) {
+      slice.sliceB.rows.push_back({at, own, rows});
+      slice.out += rows;
+    }
+    slice.sliceB.rowLength = module.rank;
+    return slice;
+  }
   slice.out = part.rows;
   const uint64_t bytesOfRow = (module.b.end - module.b.begin) / module.out;
   slice.b.shape[0] = part.rows;
@@ -76,7 +90,8 @@ Result<std::vector<AdapterModule>> fromGguf(const Catalogue& catalogue, const Ba
   }
   std::vector<AdapterModule> modules;
   for (AdapterModule module : catalogue.modules) {
-    const auto path = hfPath(module.path, architecture);
+    const auto path = module.experts > 0 ? hfExpertOfGgml(stackOf(module.path), module.expert, architecture)
+                                         : hfPath(module.path, architecture);
     if (!path) {
       return fail(Code::mixedDialects,
                   "it is not known what transformers calls the tensor " + shownName(module.path) +
@@ -93,7 +108,33 @@ Result<std::vector<AdapterModule>> fromGguf(const Catalogue& catalogue, const Ba
     module.rowHeads = *heads;
     modules.push_back(std::move(module));
   }
-  std::ranges::sort(modules, {}, &AdapterModule::path);
+  if (Status sorted = sortModules(modules); !sorted) return sorted.error();
+  return modules;
+}
+
+/// Modules of PEFT or MLX: under the names of transformers but for the experts that are stacked.
+Result<std::vector<AdapterModule>> fromTransformers(const Catalogue& catalogue) {
+  std::vector<AdapterModule> modules = catalogue.modules;
+  for (AdapterModule& module : modules) {
+    if (module.experts == 0) continue;
+    if (catalogue.dialect == Dialect::Peft) {
+      return fail(
+          Code::mixedDialects,
+          "the experts of module " + shownName(stackOf(module.path)) +
+              " are one parameter (target_parameters), whose rows and columns, and mostly gate and up in "
+              "one, are not those of the modules that other formats have",
+          module.a.name);
+    }
+    auto path = hfExpertOfMlx(stackOf(module.path), module.expert);
+    if (!path) {
+      return fail(
+          Code::mixedDialects,
+          "it is not known what transformers calls the experts of module " + shownName(stackOf(module.path)),
+          module.a.name);
+    }
+    module.path = std::move(*path);
+  }
+  if (Status sorted = sortModules(modules); !sorted) return sorted.error();
   return modules;
 }
 
@@ -124,7 +165,10 @@ Result<uint32_t> rowHeadsOf(std::string_view ggmlName, uint64_t rows, const std:
   return heads;
 }
 
-Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const BaseModel* base) {
+bool hasFusedModules(Dialect dialect) { return dialect == Dialect::Kohya || dialect == Dialect::Comfy; }
+
+Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const BaseModel* base,
+                                          bool keepsFused) {
   CanonicalModules result;
   for (const DiffusionFamily family : kDiffusionFamilies) result.families |= setOf(family);
   if (catalogue.dialect == Dialect::Gguf) {
@@ -134,7 +178,9 @@ Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const Base
     return result;
   }
   if (infoOf(catalogue.dialect).naming == Naming::Transformers) {
-    result.modules = catalogue.modules;
+    auto modules = fromTransformers(catalogue);
+    if (!modules) return modules.error();
+    result.modules = std::move(*modules);
     return result;
   }
   for (const AdapterModule& module : catalogue.modules) {
@@ -148,20 +194,29 @@ Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const Base
               "in another dialect",
           module.a.name);
     }
-    if (parts.size() > 1 && module.expanded) {
+    const bool isFused = parts.size() > 1;
+    if (isFused && keepsFused) {
+      uint64_t ownRows = 0;
+      for (const CanonicalPart& part : parts) ownRows += part.path == parts.front().path ? part.rows : 0;
+      const auto fused = fusedPartOf(parts.front().path, module.in, ownRows);
+      if (fused) {
+        result.families &= familiesOf(parts.front().path, module.in);
+        result.modules.push_back(module);
+        result.modules.back().path = fused->original;
+        continue;
+      }
+    }
+    if (isFused && module.expanded) {
       return fail(Code::mixedDialects,
                   "the module " + shownName(module.path) +
                       " is several in diffusers, and stored otherwise than as one pair",
                   module.a.name);
     }
-    for (const CanonicalPart& part : parts) {
-      if (part.canonicalRow != 0) {
-        return fail(Code::mixedDialects,
-                    "the rows of module " + shownName(module.path) + " stand in another order in diffusers",
-                    module.b.name);
-      }
-      result.families &= familiesOf(part.path, module.in);
-      result.modules.push_back(sliceOf(module, part));
+    for (size_t first = 0, end; first < parts.size(); first = end) {
+      end = first + 1;
+      while (end < parts.size() && parts[end].path == parts[first].path) ++end;
+      result.families &= familiesOf(parts[first].path, module.in);
+      result.modules.push_back(sliceOf(module, std::span(parts).subspan(first, end - first)));
     }
     if (result.families == 0) {
       return fail(
@@ -171,20 +226,41 @@ Result<CanonicalModules> canonicalModules(const Catalogue& catalogue, const Base
           module.a.name);
     }
   }
-  std::ranges::sort(result.modules, {}, &AdapterModule::path);
-  for (size_t i = 1; i < result.modules.size(); ++i) {
-    const AdapterModule &module = result.modules[i], &before = result.modules[i - 1];
-    if (module.path == before.path)
-      return fail(Code::duplicateModule, "its module is also that of tensor " + shownName(before.a.name),
-                  module.a.name);
-  }
+  if (Status sorted = sortModules(result.modules); !sorted) return sorted.error();
   return result;
+}
+
+std::optional<ExpertName> stackIn(Dialect dialect, std::string_view canonical) {
+  if (dialect == Dialect::Gguf) return ggmlExpert(canonical);
+  if (dialect == Dialect::Mlx) return mlxExpert(canonical);
+  return std::nullopt;
+}
+
+std::optional<FusedRows> fusedIn(Dialect dialect, const std::string& canonical, uint64_t in, uint64_t out,
+                                 DiffusionFamilies families) {
+  if (!hasFusedModules(dialect) || families != setOf(DiffusionFamily::Flux)) return std::nullopt;
+  auto fused = fusedPartOf(canonical, in, out);
+  if (!fused) return std::nullopt;
+  FusedRows rows{dialect == Dialect::Kohya ? fused->kohya : std::string(kComfyPrefix) + fused->original,
+                 {},
+                 fused->rows};
+  for (const CanonicalPart& part : fromKohya(fused->kohya, in, fused->rows)) {
+    if (part.path == canonical) rows.rows.push_back({part.rowBegin, part.canonicalRow, part.rows});
+  }
+  return rows;
 }
 
 std::optional<std::string> nameIn(Dialect dialect, const std::string& canonical, DiffusionFamilies families) {
   if (dialect == Dialect::Gguf) return ggmlName(canonical);
   if (infoOf(dialect).naming == Naming::Transformers || dialect == Dialect::Diffusers) return canonical;
   if (dialect != Dialect::Kohya && dialect != Dialect::Comfy) return std::nullopt;
+  const auto isFront = [&](std::string_view front) { return canonical.starts_with(front); };
+  if (std::ranges::any_of(kFusedFronts, isFront)) {
+    if (dialect == Dialect::Comfy) return std::string(kComfyPrefix) + canonical;
+    std::string flat = canonical;
+    std::ranges::replace(flat, '.', '_');
+    return "lora_unet_" + flat;
+  }
   std::optional<std::string> common;
   for (const DiffusionFamily family : kDiffusionFamilies) {
     if ((families & setOf(family)) == 0) continue;

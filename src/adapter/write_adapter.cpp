@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "adapter/dialect.h"
 #include "adapter/mlx_config.h"
@@ -76,16 +77,45 @@ std::optional<std::string> unitedValue(std::string_view key, const std::string& 
   return std::nullopt;
 }
 
+/// Rows that are no whole blocks stay F16, as llama.cpp's own converter leaves them.
+WrittenFactors narrowed(WrittenFactors tensors) {
+  for (TensorInfo* tensor : {&tensors.a, &tensors.b}) {
+    if (!bytesOf(tensor->dtype, tensor->shape)) tensor->dtype = DType::F16;
+  }
+  return tensors;
+}
+
+/// What a PEFT config says of ranks and alphas: those of a stack under the names of the parameters that it
+/// may be of, which all have the same ones.
+std::vector<peft::MergedRank> mergedRanks(const AdapterInfo& info, std::span<const MergedModule> modules) {
+  std::vector<peft::MergedRank> ranks;
+  std::set<std::string> known;
+  for (const MergedModule& module : modules) {
+    if (module.experts == 0) {
+      ranks.push_back({module.path, module.rank, module.alpha()});
+      continue;
+    }
+    for (std::string& parameter : peft::parametersOf(info.targetParameters, module.path, /*certain=*/false)) {
+      if (known.insert(parameter).second)
+        ranks.push_back({std::move(parameter), module.rank, module.alpha(), true});
+    }
+  }
+  return ranks;
+}
+
 }  // namespace
 
-Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind) {
+Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind, bool isStack) {
   const DialectInfo& info = infoOf(dialect);
   const bool fits = (kind != ModuleKind::Embedding || info.hasEmbeddings) &&
                     (kind != ModuleKind::Convolution || info.hasConvolutions);
-  if (fits) return {};
+  const bool canStack = !isStack || info.stacks != StackLayout::None;
+  if (fits && canStack) return {};
   return Error{Code::badFormat,
                "the module " + shownName(path) + " is " +
-                   (kind == ModuleKind::Embedding ? "an embedding" : "a convolution") +
+                   (!canStack                       ? "one of a stack of experts"
+                    : kind == ModuleKind::Embedding ? "an embedding"
+                                                    : "a convolution") +
                    ", which the format " + info.name + " cannot hold",
                {},
                {},
@@ -121,6 +151,18 @@ std::pair<bool, bool> turnedFactors(Dialect dialect, ModuleKind kind) {
 WrittenFactors factorsOf(Dialect dialect, const MergedModule& module, DType dtype) {
   WrittenFactors tensors{{keyOf(dialect, module.path, module.kind, Part::A), dtype, {}, 0, 0},
                          {keyOf(dialect, module.path, module.kind, Part::B), dtype, {}, 0, 0}};
+  if (module.experts > 0) {
+    const bool hasAxis = infoOf(dialect).stacks == StackLayout::Axis;
+    // The ranks of an adapter's stacks, and their bytes, were counted when their experts were.
+    const uint64_t all = module.experts * module.rank;
+    tensors.a.shape = {all, module.in};
+    tensors.b.shape = {module.out, all};
+    if (hasAxis) {
+      tensors.a.shape = {module.experts, module.rank, module.in};
+      tensors.b.shape = {module.experts, module.out, module.rank};
+    }
+    return narrowed(std::move(tensors));
+  }
   const auto [turnedA, turnedB] = turnedFactors(dialect, module.kind);
   // Dialects that turn factors have no kernels.
   uint64_t channels = module.in;
@@ -131,18 +173,12 @@ WrittenFactors factorsOf(Dialect dialect, const MergedModule& module, DType dtyp
   tensors.b.shape.insert(tensors.b.shape.end(), module.kernel.size(), 1);
   if (turnedA) std::swap(tensors.a.shape[0], tensors.a.shape[1]);
   if (turnedB) std::swap(tensors.b.shape[0], tensors.b.shape[1]);
-  // Rows that are no whole blocks stay F16, as llama.cpp's own converter leaves them.
-  for (TensorInfo* tensor : {&tensors.a, &tensors.b}) {
-    if (!bytesOf(tensor->dtype, tensor->shape)) tensor->dtype = DType::F16;
-  }
-  return tensors;
+  return narrowed(std::move(tensors));
 }
 
 std::string configOf(Dialect dialect, const AdapterInfo& info, std::span<const MergedModule> modules) {
   if (dialect == Dialect::Peft) {
-    std::vector<peft::MergedRank> ranks;
-    for (const MergedModule& module : modules) ranks.push_back({module.path, module.rank, module.alpha()});
-    return peft::textOf(peft::mergedConfig(info, ranks));
+    return peft::textOf(peft::mergedConfig(info, mergedRanks(info, modules)));
   }
   if (dialect == Dialect::Mlx) {
     std::vector<std::string> paths;

@@ -18,22 +18,24 @@ struct MergedModule {
   ModuleKind kind = ModuleKind::Linear;
   uint64_t in = 0, out = 0;
   std::vector<uint64_t> kernel;  ///< as AdapterModule::kernel
-  uint64_t rank = 0;             ///< ranks in the file
+  uint64_t rank = 0;             ///< ranks in the file; of a stack, those of each expert
   double scale = 1;              ///< its delta is scale * B A; 1 where the dialect cannot say it
+
+  uint64_t experts = 0;  ///< of a stack (adapter/stack.h); 0: it is none
 
   double alpha() const { return scale * static_cast<double>(rank); }
 };
 
 using Metadata = std::vector<std::pair<std::string, std::string>>;
 
-/// Whether the dialect can name and shape a module. Errors: bad_format.
-Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind);
+/// Whether the dialect can name and shape a module, or a stack. Errors: bad_format.
+Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind, bool isStack = false);
 
 /// Whether a module's keys are read again as those of a module with this name (the dialect's own), and its
 /// factors as of the same kind. Errors: bad_format.
 Status checkReadable(Dialect dialect, const std::string& name, ModuleKind kind);
 
-/// Whether A is written in x rank, and B rank x out.
+/// Whether A is written in x rank, and B rank x out; never so in stacks.
 std::pair<bool, bool> turnedFactors(Dialect dialect, ModuleKind kind);
 
 /// Keys and shapes of a module's factors; places are left to the caller.

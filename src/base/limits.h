@@ -50,6 +50,11 @@ inline constexpr uint64_t kPooledUnits = 4096;
 /// elements as a model of 65 billion weights has. Bounds the plan, which has some hundred bytes for each.
 inline constexpr size_t kExtraPieces = size_t{1} << 16;
 
+/// Experts of one stack, and of all stacks of one adapter: each becomes a module, of which a small file could
+/// otherwise claim millions. The largest mixtures known have 512 in a layer and 70,000 in all.
+inline constexpr uint64_t kStackExperts = 4096;
+inline constexpr uint64_t kExperts = 1 << 18;
+
 /// Number of adapters in one merge; each needs an open file.
 inline constexpr size_t kAdapters = 1024;
 

@@ -18,8 +18,17 @@ constexpr uint64_t kPieceElements = 1 << 20;
 
 Error fail(Code code, std::string detail) { return {code, std::move(detail), {}, {}, {}}; }
 
-Policy policyFor(const Recipe& recipe, ExtraKind kind) {
-  Policy policy = Policy::Refuse;
+/// Whether a conversion leaves DoRA's magnitudes as they are: the product that they belong to stays the same,
+/// and the format says nothing else about them than these tensors and the setting use_dora.
+bool isKept(const Recipe& recipe, Dialect dialect) { return recipe.keepScales && dialect != Dialect::Mlx; }
+
+/// What the recipe says, or else what loses nothing: DoRA comes through a conversion as it is, and can be
+/// merged where the base model's weights are given.
+Policy policyFor(const Recipe& recipe, ExtraKind kind, Dialect dialect, bool areNative) {
+  const bool isMerged = recipe.baseWeights && hasMagnitudes(dialect);
+  Policy policy = kind == ExtraKind::Dora && areNative && (isMerged || isKept(recipe, dialect))
+                      ? Policy::Merge
+                      : Policy::Refuse;
   for (const auto& [asked, wanted] : recipe.policies) {
     if (asked == kind) policy = wanted;
   }
@@ -39,32 +48,56 @@ Error refusal(const AdapterFile& adapter, std::span<const Unsupported* const> re
                 adapter, first.tensor);
 }
 
+/// A tensor of one adapter.
+struct KeptSource {
+  uint32_t adapter = 0;
+  const TensorInfo* tensor = nullptr;
+  double scale = 1;  // its values are multiplied by this before anything else
+};
+
 /// One tensor of the output, from those of the same name.
 struct Kept {
   ExtraKind kind = ExtraKind::Other;
   Policy policy = Policy::Drop;
-  std::vector<std::pair<uint32_t, const TensorInfo*>> sources;  // by adapter
+  std::vector<KeptSource> sources;  // by adapter
 };
+
+/// What a bias of lora_B is multiplied by, which goes through its module's scale as the factor does: the
+/// result's own scale is 1, unless a conversion keeps it.
+Result<double> biasScale(const std::string& tensor, const AdapterFile& adapter, bool keepScales) {
+  constexpr std::string_view kBias = "bias";
+  const auto key =
+      parseKey(adapter.catalogue.dialect, tensor.substr(0, tensor.size() - kBias.size()) + "weight");
+  const auto& modules = adapter.catalogue.modules;
+  const auto module =
+      key ? std::ranges::lower_bound(modules, key->path, {}, &AdapterModule::path) : modules.end();
+  if (module == modules.end() || module->path != key->path)
+    return failAt(Code::unpairedFactor, "a bias of a lora_B that is not there", adapter, tensor);
+  return keepScales && module->scale != 0 ? 1.0 : module->scale;
+}
 
 Status addPieces(Plan& plan, const std::string& name, const Kept& kept, std::span<const AdapterFile> adapters,
                  std::span<const double> weights) {
-  const auto& [firstAdapter, first] = kept.sources.front();
-  const auto sources = std::span(kept.sources).first(kept.policy == Policy::First ? 1 : kept.sources.size());
+  const bool isFirst = kept.policy == Policy::First;
+  const uint32_t firstAdapter = kept.sources.front().adapter;
+  const TensorInfo* first = kept.sources.front().tensor;
+  const auto sources = std::span(kept.sources).first(isFirst ? 1 : kept.sources.size());
+  const bool isCopied = isFirst && sources.front().scale == 1;
   double sum = 0;
   DType dtype = first->dtype;
-  for (const auto& [adapter, tensor] : sources) {
+  for (const auto& [adapter, tensor, scale] : sources) {
     if (tensor->shape != first->shape)
       return failAt(Code::shapeMismatch,
                     "has another shape than in " + shownName(adapters[firstAdapter].file), adapters[adapter],
                     name);
-    if (kept.policy != Policy::First && !isFactorDtype(tensor->dtype))
+    if (!isCopied && !isFactorDtype(tensor->dtype))
       return failAt(Code::unsupportedDtype,
                     "values of " + std::string(nameOf(tensor->dtype)) + " cannot be averaged or added",
                     adapters[adapter], name);
     if (tensor->dtype != dtype) dtype = DType::F32;
     sum += weights[adapter];
   }
-  if (kept.policy != Policy::First && isFloat8(dtype)) dtype = DType::F16;
+  if (!isCopied && isFloat8(dtype)) dtype = DType::F16;
   if (kept.policy == Policy::Average && (sum == 0 || !std::isfinite(sum)))
     return fail(Code::badWeights,
                 "the weights of the adapters that have " + shownName(name) + " add up to zero");
@@ -87,9 +120,11 @@ Status addPieces(Plan& plan, const std::string& name, const Kept& kept, std::spa
     piece.tensor = plan.extraTensors.size() - 1;
     piece.firstElement = at;
     piece.elements = std::min(step, elements - at);
-    for (const auto& [adapter, tensor] : sources) {
-      PlannedExtra::Source source{adapter, *tensor, 0,
-                                  kept.policy == Policy::Average ? weights[adapter] / sum : weights[adapter]};
+    for (const auto& [adapter, tensor, scale] : sources) {
+      const double weight = isFirst                          ? 1
+                            : kept.policy == Policy::Average ? weights[adapter] / sum
+                                                             : weights[adapter];
+      PlannedExtra::Source source{adapter, *tensor, 0, weight * scale};
       if (canBeCut) {
         source.tensor.begin += at * (bitsOf(tensor->dtype) / 8);
         source.tensor.end = source.tensor.begin + piece.elements * (bitsOf(tensor->dtype) / 8);
@@ -107,24 +142,38 @@ Status addPieces(Plan& plan, const std::string& name, const Kept& kept, std::spa
 Status planExtras(Plan& plan, std::span<const AdapterFile> adapters, std::span<const double> weights,
                   bool areNative) {
   for (const auto& [kind, policy] : plan.recipe.policies) {
-    if (infoOf(kind).canBeKept || policy == Policy::Refuse || policy == Policy::Drop) continue;
+    if (policy == Policy::Merge && !isKept(plan.recipe, plan.dialect) &&
+        !(areNative && hasMagnitudes(plan.dialect))) {
+      return fail(Code::badPolicy,
+                  "DoRA can be merged only where all adapters and the result are of one of the "
+                  "formats peft and diffusers");
+    }
+    if (infoOf(kind).allows(policy)) continue;
     return fail(Code::badPolicy,
-                std::string(infoOf(kind).name) + " can only be refused or dropped, not " + nameOf(policy));
+                std::string(infoOf(kind).name) + " cannot be dealt with by the policy " + nameOf(policy));
   }
   std::map<std::string, Kept> kept;
   for (uint32_t i = 0; i < adapters.size(); ++i) {
     std::vector<const Unsupported*> refused;
     size_t dropped = 0;
     for (const Unsupported& item : adapters[i].catalogue.unsupported) {
-      const Policy policy = policyFor(plan.recipe, item.kind);
+      const Policy policy = policyFor(plan.recipe, item.kind, plan.dialect, areNative);
       plan.extraFates.push_back({i, item.tensor, item.kind, policy});
       if (policy == Policy::Refuse) refused.push_back(&item);
       if (policy == Policy::Drop) ++dropped;
       if (policy == Policy::Refuse || policy == Policy::Drop || !item.place || weights[i] == 0) continue;
+      // Merged with the modules, unless there is only one of it and nothing to do.
+      if (policy == Policy::Merge && !plan.recipe.keepScales) continue;
       Kept& own = kept[item.tensor];
       own.kind = item.kind;
-      own.policy = policy;
-      own.sources.emplace_back(i, &*item.place);
+      own.policy = policy == Policy::Merge ? Policy::First : policy;
+      double scale = 1;
+      if (item.kind == ExtraKind::LoraBias) {
+        const auto found = biasScale(item.tensor, adapters[i], plan.recipe.keepScales);
+        if (!found) return found.error();
+        scale = *found;
+      }
+      own.sources.push_back({i, &*item.place, scale});
     }
     if (!refused.empty()) return refusal(adapters[i], refused);
     if (adapters[i].catalogue.modules.empty())
@@ -134,6 +183,13 @@ Status planExtras(Plan& plan, std::span<const AdapterFile> adapters, std::span<c
       plan.notices.push_back(counted(dropped, "tensor or setting") + " of " + shownName(adapters[i].label) +
                              ", none of them LoRA factors, left out as asked");
   }
+  const auto writes = [&](ExtraKind kind) {
+    return std::ranges::any_of(plan.extraFates, [&](const ExtraFate& fate) {
+      return fate.kind == kind && fate.policy != Policy::Drop;
+    });
+  };
+  if (writes(ExtraKind::Dora) && writes(ExtraKind::LoraBias))
+    return fail(Code::badPolicy, "PEFT has no adapters with DoRA and biases of lora_B: drop one of them");
   for (const auto& [name, own] : kept) {
     if (!areNative || infoOf(plan.dialect).file != FileKind::Safetensors)
       return fail(Code::badFormat, "the tensor " + shownName(name) + " has no known name in the format " +
@@ -145,7 +201,7 @@ Status planExtras(Plan& plan, std::span<const AdapterFile> adapters, std::span<c
 
 Status mergeExtra(const PlannedExtra& extra, std::span<const AdapterFile> adapters,
                   std::span<const std::byte> input, std::span<std::byte> output) {
-  if (extra.policy == Policy::First) {
+  if (extra.isCopied()) {
     if (!output.empty()) std::memcpy(output.data(), input.data() + extra.sources.front().at, output.size());
     return {};
   }

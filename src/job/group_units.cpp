@@ -8,8 +8,10 @@
 #include <numeric>
 
 #include "adapter/ggml_names.h"
+#include "job/dora.h"
 #include "merge/canonical.h"
 #include "merge/least_interference.h"
+#include "tensor/convert.h"
 
 namespace lego {
 namespace {
@@ -29,11 +31,12 @@ struct SourceUnits {
   uint32_t first = 0;              // row of the first
   double foldA = 1, foldB = 1;     // all of them are multiplied by this
   std::vector<double> maxA, maxB;  // largest |entry|, folded
+  std::vector<double> gains;       // DoRA: what the base weight's rows are multiplied by
 };
 
 Status unpackSource(const Kernels& kernels, const PlannedModule& module, const PlannedSource& source,
                     std::span<const AdapterFile> adapters, std::span<const std::byte> input, float* unitsA,
-                    float* unitsB, Buffer<double>& expansion, SourceUnits& units) {
+                    float* unitsB, Workspace& workspace, SourceUnits& units) {
   const size_t in = static_cast<size_t>(module.in), out = static_cast<size_t>(module.out);
   const size_t strideA = unitStride(in), strideB = unitStride(out);
   std::vector<uint32_t> magnitudeA(source.rank), magnitudeB(source.rank);
@@ -46,7 +49,7 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
     }
     Status done = expandUnits(source.expanded->expansion, {data[0], data[1], data[2], data[3]},
                               {data[4], data[5], data[6], data[7]},
-                              {rowsA, strideA, magnitudeA, rowsB, strideB, magnitudeB}, expansion);
+                              {rowsA, strideA, magnitudeA, rowsB, strideB, magnitudeB}, workspace.expansion);
     if (!done) return done;
   } else {
     const auto unpackA = source.transposedA ? kernels.unpackColumns : kernels.unpackRows;
@@ -56,12 +59,26 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
       return MatrixView{tensor.dtype, data, turned ? columns : rows, turned ? rows : columns};
     };
     unpackA(view(source.a, a, source.transposedA, source.rank, in), rowsA, strideA, magnitudeA);
+    if (!source.sliceB.isWhole()) {
+      gather(b, source.sliceB, bitsOf(source.b.dtype) / 8, source.rank, workspace.part.data());
+      b = workspace.part.data();
+    }
     unpackB(view(source.b, b, source.transposedB, out, source.rank), rowsB, strideB, magnitudeB);
   }
   if (source.rowHeads > 0) {
     std::vector<float> scratch(out / source.rowHeads);
     for (uint32_t r = 0; r < source.rank; ++r)
       restoreHeads({rowsB + r * strideB, out}, source.rowHeads, scratch);
+  }
+  if (source.magnitude) {
+    auto gains = doraGains(module, source, adapters, input, rowsA, rowsB);
+    if (!gains) return gains.error();
+    for (uint32_t r = 0; r < source.rank; ++r) {
+      float* b = rowsB + r * strideB;
+      for (size_t o = 0; o < out; ++o) b[o] = static_cast<float>(b[o] * (*gains)[o]);
+      magnitudeB[r] = maxMagnitudeBits(b, out);
+    }
+    units.gains = std::move(*gains);
   }
   units.foldA = source.foldIntoB ? 1 : std::sqrt(std::abs(source.scale));
   units.foldB = source.foldIntoB ? source.scale : std::copysign(units.foldA, source.scale);
@@ -78,13 +95,13 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
 Result<std::vector<SourceUnits>> unpackModule(const Kernels& kernels, const PlannedModule& module,
                                               std::span<const AdapterFile> adapters,
                                               std::span<const std::byte> input, float* unitsA, float* unitsB,
-                                              Buffer<double>& expansion) {
+                                              Workspace& workspace) {
   std::vector<SourceUnits> units;
   uint32_t row = 0;
   for (const PlannedSource& source : module.sources) {
     SourceUnits own;
     own.first = row;
-    if (Status done = unpackSource(kernels, module, source, adapters, input, unitsA, unitsB, expansion, own);
+    if (Status done = unpackSource(kernels, module, source, adapters, input, unitsA, unitsB, workspace, own);
         !done)
       return done.error();
     row += source.rank;
@@ -157,12 +174,12 @@ ModuleUnits orderedUnits(const PlannedModule& module, const std::vector<SourceUn
 /// done; the Gram matrix of its B units is left to the caller.
 Result<ModuleUnits> unpackFeeder(PlannedModule module, std::span<const uint32_t> order,
                                  std::span<const AdapterFile> adapters, std::span<const std::byte> input,
-                                 float* unitsB, float* unitsA, Buffer<double>& expansion,
-                                 const Kernels& kernels, GramPrecision precision) {
+                                 float* unitsB, float* unitsA, Workspace& workspace, const Kernels& kernels,
+                                 GramPrecision precision) {
   std::erase_if(module.sources, [&](const PlannedSource& source) {
     return std::ranges::find(order, source.adapter) == order.end();
   });
-  const auto units = unpackModule(kernels, module, adapters, input, unitsA, unitsB, expansion);
+  const auto units = unpackModule(kernels, module, adapters, input, unitsA, unitsB, workspace);
   if (!units) return units.error();
   ModuleUnits feeder = orderedUnits(module, *units, order);
   const auto gram =
@@ -226,6 +243,7 @@ void shareInputs(GroupUnits& group, std::span<const ModuleUnits> feeders,
 Status Workspace::reserve(const WorkspaceSize& size) {
   if (Status got = unitsA.reserve(size.unitsA); !got) return got;
   if (Status got = expansion.reserve(size.expansion); !got) return got;
+  if (Status got = part.reserve(size.part); !got) return got;
   return unitsB.reserve(size.unitsB);
 }
 
@@ -245,7 +263,7 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
   for (size_t g = 0; g < group.size(); ++g) {
     const PlannedModule& module = plan.modules[group[g]];
     const size_t strideB = unitStride(module.out);
-    auto unpacked = unpackModule(kernels, module, adapters, input, nextA, nextB, workspace.expansion);
+    auto unpacked = unpackModule(kernels, module, adapters, input, nextA, nextB, workspace);
     if (!unpacked) return unpacked.error();
     units[g] = std::move(*unpacked);
     for (size_t s = 0; s < module.sources.size() && canonical; ++s) {
@@ -266,8 +284,8 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
   const auto order = adapterOrder(plan, group, units);
   std::vector<ModuleUnits> feeders;
   for (const PlannedFeeder& feeder : planned.feeders) {
-    auto own = unpackFeeder(plan.modules[feeder.module], order, adapters, input, nextA, nextB,
-                            workspace.expansion, kernels, precisionA);
+    auto own = unpackFeeder(plan.modules[feeder.module], order, adapters, input, nextA, nextB, workspace,
+                            kernels, precisionA);
     if (!own) return own.error();
     nextA += own->pool.size() * strideA;
     feeders.push_back(std::move(*own));
@@ -294,6 +312,13 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
     own.rows.assemble = kernels.assemble;
     own.mergedA = nextA;
     own.mergedB = unitsB[g] + module.units * own.rows.strideB;
+    if (module.base) {
+      std::vector<std::vector<double>> gains;
+      for (SourceUnits& source : units[g]) gains.push_back(std::move(source.gains));
+      auto merged = mergedGains(plan, module, gains);
+      if (!merged) return merged.error();
+      own.rowGains = std::move(*merged);
+    }
     if (Status done = computeGramB(own, kernels, precisionB); !done) return done.error();
     own.pool.gramA = ownGram(own);
     result.modules.push_back(std::move(own));

@@ -18,6 +18,7 @@ struct Workspace {
   Buffer<float>
       unitsA;  ///< A units of all modules of a group, B units of its feeders, the merged rows of one
   Buffer<double> expansion;  ///< where deltas that are no pairs are expanded
+  Buffer<std::byte> part;    ///< a factor that is a part of a tensor's rows, by itself
   Buffer<float> unitsB;      ///< for each module its B units, then its merged rows; then A units of a feeder
 
   /// Makes room for every group of a plan, once. Errors: out_of_memory.
@@ -31,6 +32,8 @@ struct ModuleUnits {
   std::vector<uint32_t> adapter;  ///< of each of the pool's adapters: index into the inputs
   std::vector<uint32_t> number;   ///< P: a unit's number as users count, adapter by adapter of the input list
   float *mergedA = nullptr, *mergedB = nullptr;  ///< room for the merged rows, behind the units
+  std::vector<double>
+      rowGains;  ///< of a result that is DoRA: what each of the base weight's rows is multiplied by
 };
 
 /// Adapters stand in an order that their values decide, not the user's list, so that the same adapters give
@@ -48,7 +51,8 @@ struct GroupUnits {
 /// Unpacks the factors of a group and computes the Gram matrices. With the plan's option `canonical`, each
 /// adapter's units are first replaced by its singular value decomposition: A = sqrt(S) V^T, B = U sqrt(S),
 /// values descending, the largest entry of the joint row positive.
-/// Errors: not_finite, no_convergence, out_of_memory.
+/// Where DoRA is merged, units of B are multiplied by what their adapters do to the base weight's rows.
+/// Errors: not_finite, value_overflow, no_convergence, out_of_memory.
 Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& group,
                                std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                                Workspace& workspace, const Kernels& kernels);

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "adapter/dialect.h"
+#include "adapter/stack.h"
 #include "adapter/write_adapter.h"
 #include "format/gguf.h"
 #include "format/json.h"
@@ -133,6 +134,7 @@ std::vector<ReadPiece> piecesOf(std::span<PlannedModule> modules) {
         pieces.push_back({source.adapter, &tensor, &at});
       });
     }
+    if (module.base) pieces.push_back({module.base->file, &module.base->tensor, &module.base->at});
   }
   return pieces;
 }
@@ -164,14 +166,16 @@ void layOutReads(std::vector<ReadPiece> pieces, PlannedBatch& batch) {
   }
 }
 
-/// Modules that write what a module reads.
-std::vector<PlannedFeeder> feedersOf(const Plan& plan, const PlannedModule& reader) {
+/// Modules that write what a module reads. `numbers`: of the modules, by path.
+std::vector<PlannedFeeder> feedersOf(const Plan& plan, const PlannedModule& reader,
+                                     const std::map<std::string_view, size_t>& numbers) {
   std::vector<PlannedFeeder> feeders;
   for (const auto& [path, strength] : feedingModules(reader.path)) {
-    const auto module = std::ranges::find(plan.modules, path, &PlannedModule::path);
-    if (module == plan.modules.end() || module->kind != ModuleKind::Linear || module->out != reader.in)
-      continue;
-    feeders.push_back({static_cast<size_t>(module - plan.modules.begin()), strength});
+    const auto number = numbers.find(path);
+    if (number == numbers.end()) continue;
+    const PlannedModule& module = plan.modules[number->second];
+    if (module.kind == ModuleKind::Linear && module.out == reader.in)
+      feeders.push_back({number->second, strength});
   }
   return feeders;
 }
@@ -182,6 +186,8 @@ std::vector<PlannedGroup> groupModules(const Plan& plan) {
   std::vector<PlannedGroup> groups;
   const bool shared = plan.options.has("shared_inputs") && plan.options.isOn("shared_inputs");
   std::map<std::pair<std::string, uint64_t>, size_t> known;
+  std::map<std::string_view, size_t> numbers;
+  for (size_t m = 0; m < plan.modules.size() && shared; ++m) numbers.emplace(plan.modules[m].path, m);
   for (size_t m = 0; m < plan.modules.size(); ++m) {
     const PlannedModule& module = plan.modules[m];
     std::vector<PlannedFeeder> feeders;
@@ -191,7 +197,7 @@ std::vector<PlannedGroup> groupModules(const Plan& plan) {
         groups[entry->second].modules.push_back(m);
         continue;
       }
-      feeders = feedersOf(plan, module);
+      feeders = feedersOf(plan, module, numbers);
     }
     groups.push_back({{m}, std::move(feeders)});
   }
@@ -202,6 +208,16 @@ std::vector<PlannedGroup> groupModules(const Plan& plan) {
 
 namespace {
 
+/// The dtype of DoRA's magnitudes, whose rounding acts on the whole base weight: binary32, where the factors
+/// behind them stay aligned.
+DType magnitudeDtype(const Plan& plan) {
+  const bool areAligned = std::ranges::all_of(plan.modules, [&](const PlannedModule& module) {
+    return module.written * (module.in + module.out) * bitsOf(plan.dtype) % bitsOf(DType::F32) == 0;
+  });
+  if (plan.dtype == DType::F64) return DType::F64;
+  return areAligned ? DType::F32 : plan.dtype;
+}
+
 /// What the config says of trained modules and biases, where these are written.
 AdapterInfo withExtras(AdapterInfo info, const Plan& plan) {
   const auto keeps = [&](ExtraKind kind) {
@@ -211,23 +227,90 @@ AdapterInfo withExtras(AdapterInfo info, const Plan& plan) {
   };
   if (!keeps(ExtraKind::ModulesToSave)) info.modulesToSave.clear();
   if (!keeps(ExtraKind::Bias)) info.bias.clear();
+  info.dora = keeps(ExtraKind::Dora);
+  info.loraBias = keeps(ExtraKind::LoraBias);
   return info;
 }
 
+std::span<PlannedModule> modulesOf(Plan& plan, const PlannedPair& pair) {
+  return std::span(plan.modules).subspan(pair.firstModule, pair.endModule - pair.firstModule);
+}
+
+/// Modules of one name are one pair.
+std::vector<PlannedPair> pairsOf(std::span<const PlannedModule> modules) {
+  std::vector<PlannedPair> pairs;
+  for (size_t m = 0; m < modules.size(); ++m) {
+    if (m == 0 || modules[m].name != modules[m - 1].name) pairs.push_back({{}, {}, m, m, false});
+    pairs.back().endModule = m + 1;
+    pairs.back().isShared = modules[m].experts > 0 || modules[m].fusedRows > 0;
+  }
+  return pairs;
+}
+
+/// The pair as the dialect's writer takes it: all modules together.
+MergedModule mergedOf(std::span<const PlannedModule> modules) {
+  const PlannedModule& first = modules.front();
+  if (first.fusedRows > 0) {
+    uint64_t rank = 0;
+    for (const PlannedModule& module : modules) rank += module.written;
+    return {first.name, first.kind, first.in, first.fusedRows, first.kernel, rank, first.scale, 0};
+  }
+  return {first.name,   first.kind,    first.in,    first.out,
+          first.kernel, first.written, first.scale, first.experts};
+}
+
+/// Sets which parts of a pair are the modules'.
+void placeModules(std::span<PlannedModule> modules, const PlannedPair& pair, Dialect dialect) {
+  uint64_t rank = 0;
+  for (PlannedModule& module : modules) {
+    module.a = pair.a;
+    module.b = pair.b;
+    if (module.fusedRows > 0) {
+      // Ranks of its own, which write to its own rows only: B is block-diagonal.
+      const uint64_t bytes = (pair.a.end - pair.a.begin) / pair.a.shape[0];
+      module.a.shape[0] = module.written;
+      module.a.begin += rank * bytes;
+      module.a.end = module.a.begin + module.written * bytes;
+      module.sliceB = {module.fused, rank, 1, pair.b.shape[1]};
+      rank += module.written;
+    }
+    if (module.experts == 0) continue;
+    auto [a, b, slice] = expertOf(infoOf(dialect).stacks, pair.a, pair.b, module.expert, module.experts);
+    module.a = std::move(a);
+    module.b = std::move(b);
+    module.sliceB = std::move(slice);
+  }
+}
+
 }  // namespace
+
+std::string nameOfScale(const PlannedModule& module) {
+  return module.experts > 0 ? unwrapped(module.name) : module.name;
+}
+
+std::vector<size_t> groupsOfEqualRank(const Plan& plan) {
+  std::vector<size_t> groups(plan.modules.size(), 0);
+  if (infoOf(plan.dialect).hasOneRank) return groups;
+  std::map<std::string, size_t> stacks;
+  for (size_t m = 0; m < groups.size(); ++m) {
+    const PlannedModule& module = plan.modules[m];
+    groups[m] = module.experts > 0 ? stacks.try_emplace(nameOfScale(module), m).first->second : m;
+  }
+  return groups;
+}
 
 Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const AdapterFile> adapters,
                     std::span<const double> weights) {
   const AdapterInfo info = withExtras(united, plan);
   const DialectInfo& dialect = infoOf(plan.dialect);
-  uint32_t largest = 0;
-  for (const PlannedModule& module : plan.modules) largest = std::max(largest, module.rank);
+  const std::vector<size_t> groups = groupsOfEqualRank(plan);
+  std::vector<uint32_t> largest(groups.size(), 0);
+  for (size_t m = 0; m < groups.size(); ++m)
+    largest[groups[m]] = std::max(largest[groups[m]], plan.modules[m].rank);
+  for (size_t m = 0; m < groups.size(); ++m) plan.modules[m].written = largest[groups[m]];
+  plan.pairs = pairsOf(plan.modules);
   std::vector<MergedModule> merged;
-  for (PlannedModule& module : plan.modules) {
-    module.written = dialect.hasOneRank ? largest : module.rank;
-    merged.push_back(
-        {module.name, module.kind, module.in, module.out, module.kernel, module.written, module.scale});
-  }
+  for (const PlannedPair& pair : plan.pairs) merged.push_back(mergedOf(modulesOf(plan, pair)));
   Header header;
   if (dialect.alphaTensors) {
     // Wide enough for any rank, and as wide as the factors may be, so that these stay aligned.
@@ -236,13 +319,21 @@ Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const Adapt
       header.tensors.push_back({keyOf(plan.dialect, module.path, module.kind, Part::Alpha), dtype, {}, 0, 0});
   }
   const size_t constants = header.tensors.size();
-  for (size_t m = 0; m < merged.size(); ++m) {
-    PlannedModule& module = plan.modules[m];
-    auto [a, b] = factorsOf(plan.dialect, merged[m], plan.dtype);
-    std::tie(module.turnedA, module.turnedB) = turnedFactors(plan.dialect, module.kind);
-    if (dialect.file == FileKind::OnnxAdapter) nameForGraph(plan.recipe, module, a, b);
+  const DType magnitudes = magnitudeDtype(plan);
+  for (size_t p = 0; p < merged.size(); ++p) {
+    auto [a, b] = factorsOf(plan.dialect, merged[p], plan.dtype);
+    for (PlannedModule& module : modulesOf(plan, plan.pairs[p])) {
+      if (module.experts == 0)
+        std::tie(module.turnedA, module.turnedB) = turnedFactors(plan.dialect, module.kind);
+      if (dialect.file == FileKind::OnnxAdapter) nameForGraph(plan.recipe, module, a, b);
+    }
     header.tensors.push_back(std::move(a));
     header.tensors.push_back(std::move(b));
+    for (PlannedModule& module : modulesOf(plan, plan.pairs[p])) {
+      if (!module.magnitude) continue;
+      module.magnitude->dtype = magnitudes;
+      header.tensors.push_back(*module.magnitude);
+    }
   }
   for (const TensorInfo& tensor : plan.extraTensors) header.tensors.push_back(tensor);
   std::string origin = plan.recipe.metadata ? provenance(plan, weights) : std::string();
@@ -294,12 +385,16 @@ Status layOutOutput(Plan& plan, const AdapterInfo& united, std::span<const Adapt
   plan.outputBytes = header.tensors.back().end;
   for (const PlannedFiller& filler : plan.fillers)
     plan.outputBytes = std::max(plan.outputBytes, filler.at + filler.bytes.size());
-  for (size_t i = 0; i < plan.modules.size(); ++i) {
-    plan.modules[i].a = std::move(header.tensors[constants + 2 * i]);
-    plan.modules[i].b = std::move(header.tensors[constants + 2 * i + 1]);
+  size_t next = constants;
+  for (PlannedPair& pair : plan.pairs) {
+    pair.a = std::move(header.tensors[next++]);
+    pair.b = std::move(header.tensors[next++]);
+    placeModules(modulesOf(plan, pair), pair, plan.dialect);
+    for (PlannedModule& module : modulesOf(plan, pair)) {
+      if (module.magnitude) module.magnitude = std::move(header.tensors[next++]);
+    }
   }
-  for (size_t i = 0; i < plan.extraTensors.size(); ++i)
-    plan.extraTensors[i] = std::move(header.tensors[constants + 2 * plan.modules.size() + i]);
+  for (TensorInfo& tensor : plan.extraTensors) tensor = std::move(header.tensors[next++]);
   for (PlannedExtra& piece : plan.extras) {
     const TensorInfo& whole = plan.extraTensors[piece.tensor];
     const unsigned bytes = bitsOf(whole.dtype) / 8;
@@ -320,7 +415,12 @@ void layOutBatches(Plan& plan) {
     const size_t last = std::ranges::max(members);
     for (const size_t m : members) reach[m] = std::max(reach[m], last);
   }
-  size_t first = 0, firstGroup = 0;
+  // So do pairs.
+  for (const PlannedPair& pair : plan.pairs) {
+    for (size_t m = pair.firstModule; m < pair.endModule; ++m)
+      reach[m] = std::max(reach[m], pair.endModule - 1);
+  }
+  size_t first = 0, firstGroup = 0, firstPair = 0;
   while (first < plan.modules.size()) {
     size_t end = first;
     uint64_t bytes = 0;
@@ -344,23 +444,27 @@ void layOutBatches(Plan& plan) {
     batch.firstModule = first;
     batch.endModule = end;
     batch.firstGroup = batch.endGroup = firstGroup;
-    batch.outputBegin = plan.modules[first].a.begin;
+    batch.firstPair = batch.endPair = firstPair;
+    while (batch.endPair < plan.pairs.size() && plan.pairs[batch.endPair].firstModule < end) ++batch.endPair;
+    batch.outputBegin = plan.pairs[firstPair].a.begin;
     // With what stands between its tensors and the next.
-    batch.outputEnd = end < plan.modules.size() ? plan.modules[end].a.begin
-                      : plan.extras.empty()     ? plan.outputBytes
-                                                : plan.extras.front().out.begin;
+    batch.outputEnd = batch.endPair < plan.pairs.size() ? plan.pairs[batch.endPair].a.begin
+                      : plan.extras.empty()             ? plan.outputBytes
+                                                        : plan.extras.front().out.begin;
     while (batch.endGroup < plan.groups.size() && plan.groups[batch.endGroup].modules.front() < end)
       ++batch.endGroup;
     layOutReads(piecesOf(std::span(plan.modules).subspan(first, end - first)), batch);
     plan.inputBytes += bytes;
     first = end;
     firstGroup = batch.endGroup;
+    firstPair = batch.endPair;
     plan.batches.push_back(std::move(batch));
   }
   for (size_t e = 0; e < plan.extras.size(); ++e) {
     PlannedBatch batch;
     batch.firstModule = first;
     batch.endModule = first;
+    batch.firstPair = batch.endPair = firstPair;
     batch.firstGroup = batch.endGroup = firstGroup;
     batch.firstExtra = e;
     batch.endExtra = e + 1;

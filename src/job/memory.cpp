@@ -30,12 +30,14 @@ uint64_t feederUnits(const Plan& plan, const PlannedGroup& group) {
 /// Matrices and coefficients of one group, the panel of its Gram matrices, and what a method on entries
 /// holds.
 uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
-  uint64_t units = feederUnits(plan, group), coefficients = 0, largest = 0, entries = 0;
+  uint64_t units = feederUnits(plan, group), coefficients = 0, largest = 0, entries = 0, gains = 0;
   for (const size_t m : group.modules) {
     const PlannedModule& module = plan.modules[m];
     units += module.units;
     largest = std::max<uint64_t>(largest, module.units);
     coefficients += 4 * uint64_t{module.units} * module.rank * sizeof(double);
+    // Of each source of DoRA, merged, and norms and magnitudes while they are made.
+    if (module.base) gains += (module.sources.size() + 3) * module.out * sizeof(double);
     if (std::holds_alternative<EntryMethod>(plan.method->run))
       entries = std::max(entries, entryBytes(module));
   }
@@ -48,7 +50,7 @@ uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
     for (const size_t m : group.modules) adapters = std::max(adapters, plan.modules[m].sources.size());
     matrices += 2 * adapters * largest * largest;
   }
-  return panel + matrices * sizeof(double) + coefficients + entries;
+  return panel + matrices * sizeof(double) + coefficients + entries + gains;
 }
 
 }  // namespace
@@ -68,8 +70,12 @@ WorkspaceSize workspaceSize(const Plan& plan) {
       rowsA += module.units;
       rank = std::max<uint64_t>(rank, module.written);
       for (const PlannedSource& source : module.sources) {
+        if (!source.sliceB.isWhole())
+          size.part = std::max(size.part, bytesOf(source.b, source.sliceB, module.out * source.rank));
         if (source.expanded) size.expansion = std::max(size.expansion, source.expanded->expansion.scratch);
       }
+      if (!module.sliceB.isWhole())
+        size.part = std::max(size.part, bytesOf(module.b, module.sliceB, module.out * module.written));
       floatsB += (uint64_t{module.units} + module.written) * unitStride(module.out);
     }
     for (const PlannedFeeder& feeder : group.feeders) {
@@ -89,13 +95,12 @@ uint64_t peakBytes(const Plan& plan, size_t threads) {
     input = std::max(input, batch.inputBytes);
     output = std::max(output, batch.outputEnd - batch.outputBegin);
   }
-  const auto [unitsA, unitsB, expansion] = workspaceSize(plan);
-  const uint64_t working = (unitsA + unitsB) * sizeof(float) + expansion * sizeof(double) + matrices;
+  const auto [unitsA, unitsB, expansion, part] = workspaceSize(plan);
+  const uint64_t working = (unitsA + unitsB) * sizeof(float) + expansion * sizeof(double) + part + matrices;
   // Sums of a piece of what is no factor in binary64, and one adapter's values of it.
   uint64_t extra = 0;
   for (const PlannedExtra& piece : plan.extras) {
-    if (piece.policy != Policy::First)
-      extra = std::max(extra, piece.elements * (sizeof(double) + sizeof(float)));
+    if (!piece.isCopied()) extra = std::max(extra, piece.elements * (sizeof(double) + sizeof(float)));
   }
   // A pool never has more groups in flight than there are.
   const uint64_t inFlight = std::min<uint64_t>(threads, plan.groups.size());

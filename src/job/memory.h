@@ -12,6 +12,7 @@ namespace lego {
 struct WorkspaceSize {
   uint64_t unitsA = 0, unitsB = 0;
   uint64_t expansion = 0;  ///< doubles in which a delta that is no pair is expanded
+  uint64_t part = 0;       ///< bytes of a factor that is a part of a tensor's rows
 };
 WorkspaceSize workspaceSize(const Plan& plan);
 

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "adapter/dialect.h"
+#include "adapter/stack.h"
 #include "job/unite.h"
 
 namespace lego {
@@ -25,14 +26,22 @@ Dialect canonicalDialect(Naming naming) {
 
 }  // namespace
 
-Result<std::string> NamedModules::writtenName(const std::string& path) const {
-  if (areNative) return path;
+Result<WrittenName> NamedModules::writtenName(const PlannedModule& module) const {
+  using Kind = WrittenName::Kind;
+  const std::string& path = module.path;
+  if (areNative)
+    return module.experts > 0 ? WrittenName{Kind::Expert, stackOf(path), module.expert, module.experts}
+                              : WrittenName{Kind::Whole, path};
+  if (auto stack = stackIn(dialect, path))
+    return WrittenName{Kind::Expert, std::move(stack->tensor), stack->expert, module.experts};
   if (dialect == Dialect::Gguf && path == "lm_head" && base && base->tiedOutput) {
     return fail(Code::badFormat,
                 "the base model's output layer is its token embedding, so llama.cpp has no tensor for an "
                 "adapter of lm_head");
   }
-  if (auto name = nameIn(dialect, path, families)) return std::move(*name);
+  if (auto name = nameIn(dialect, path, families)) return WrittenName{Kind::Whole, std::move(*name)};
+  if (auto fused = fusedIn(dialect, path, module.in, module.out, families))
+    return WrittenName{Kind::Fused, std::move(fused->name), 0, 0, std::move(fused->rows), fused->total};
   return fail(Code::badFormat,
               "the module " + shownName(path) + " has no known name in the format " + infoOf(dialect).name);
 }
@@ -107,12 +116,15 @@ Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Re
     named.architecture = std::move(*architecture);
   }
   named.areNative = given.size() == 1 && named.dialect == *given.begin();
+  // Between dialects that fuse the same modules these stay whole: their parts would share A, and write it as
+  // many times.
+  const bool keepsFused = hasFusedModules(named.dialect) && std::ranges::all_of(given, hasFusedModules);
   for (const AdapterFile& adapter : adapters) {
     if (named.areNative) {
       named.modules.push_back(adapter.catalogue.modules);
       continue;
     }
-    auto canonical = canonicalModules(adapter.catalogue, named.base);
+    auto canonical = canonicalModules(adapter.catalogue, named.base, keepsFused);
     if (!canonical) {
       Error error = canonical.error();
       error.file = adapter.file;

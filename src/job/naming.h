@@ -10,6 +10,22 @@
 
 namespace lego {
 
+/// What a module is in the result: a pair of tensors, or a part of one.
+struct WrittenName {
+  enum class Kind : uint8_t {
+    Whole,
+    Expert,  ///< one of a stack (adapter/stack.h)
+    Fused,   ///< some rows of a module that is several elsewhere
+  };
+  Kind kind = Kind::Whole;
+  std::string name;      ///< of the pair
+  uint32_t expert = 0;   ///< which one ...
+  uint32_t experts = 0;  ///< ... of how many; 0: not known
+  std::vector<RowRange> rows =
+      {};                  ///< of a fused module that are this one's: `at` is the row in the fused one
+  uint64_t fusedRows = 0;  ///< rows of the fused module
+};
+
 /// The adapters' modules under names that can be compared.
 struct NamedModules {
   Dialect dialect = Dialect::Peft;  ///< of the result
@@ -21,8 +37,8 @@ struct NamedModules {
   std::string architecture;         ///< of a GGUF result
   const BaseModel* base = nullptr;  ///< of the recipe
 
-  /// A module's name in the result. Errors: bad_format.
-  Result<std::string> writtenName(const std::string& path) const;
+  /// A module in the result, but for its name. Errors: bad_format.
+  Result<WrittenName> writtenName(const PlannedModule& module) const;
   /// Heads in whose order its rows of B are to be put, given its name in the result; 0: none. Errors:
   /// base_missing, bad_format, shape_mismatch.
   Result<uint32_t> writtenHeads(const std::string& name, uint64_t rows) const;

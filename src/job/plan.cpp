@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <set>
 #include <utility>
 
 #include "adapter/dialect.h"
 #include "base/random.h"
+#include "job/dora.h"
 #include "job/extras.h"
 #include "job/layout.h"
 #include "job/memory.h"
@@ -28,6 +30,16 @@ bool hasAlpha(const DialectInfo& dialect, double scale, uint32_t rank) {
   return alpha >= std::numeric_limits<float>::min() && alpha <= std::numeric_limits<float>::max();
 }
 
+/// Ranks that a shared alpha is divided by.
+uint32_t ranksOf(std::span<PlannedModule* const> members) {
+  uint32_t sum = 0, most = 0;
+  for (const PlannedModule* module : members) {
+    sum += module->rank;
+    most = std::max(most, module->rank);
+  }
+  return members.front()->fusedRows > 0 ? sum : most;
+}
+
 /// Moves the only adapter's scales from its factors to the output, where the dialect can say them.
 Status keepScales(const Recipe& recipe, const MethodInfo& method, Dialect dialect,
                   std::span<const AdapterFile> adapters, std::vector<PlannedModule>& modules) {
@@ -43,14 +55,23 @@ Status keepScales(const Recipe& recipe, const MethodInfo& method, Dialect dialec
     for (PlannedModule& module : modules) module.sources.front().foldIntoB = true;
     return {};
   }
-  for (PlannedModule& module : modules) {
-    PlannedSource& source = module.sources.front();
+  // Modules that share a pair share its scale.
+  std::map<std::string, std::vector<PlannedModule*>> sharing;
+  for (PlannedModule& module : modules) sharing[nameOfScale(module)].push_back(&module);
+  for (auto& [name, members] : sharing) {
+    const double scale = members.front()->sources.front().scale;
+    const bool isShared = std::ranges::all_of(
+        members, [&](const PlannedModule* module) { return module->sources.front().scale == scale; });
     // A scale of zero leaves nothing that factors could say.
-    if (source.scale == 0) continue;
-    if (place == ScalePlace::EachModule && !hasAlpha(info, source.scale, module.rank)) {
-      source.foldIntoB = true;
-    } else {
-      module.scale = std::exchange(source.scale, 1.0);
+    if (isShared && scale == 0) continue;
+    const bool isSaid = place == ScalePlace::Config || hasAlpha(info, scale, ranksOf(members));
+    for (PlannedModule* module : members) {
+      PlannedSource& source = module->sources.front();
+      if (isShared && isSaid) {
+        module->scale = std::exchange(source.scale, 1.0);
+      } else {
+        source.foldIntoB = true;
+      }
     }
   }
   return {};
@@ -127,6 +148,7 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   for (size_t m = 0; m < ranks.size(); ++m) plan.modules[m].rank = ranks[m];
   if (Status kept = keepScales(recipe, *plan.method, plan.dialect, adapters, plan.modules); !kept)
     return kept.error();
+  if (Status done = planDora(plan, adapters); !done) return done.error();
   const auto dtype = chooseDtype(recipe, infoOf(plan.dialect), plan.modules);
   if (!dtype) return dtype.error();
   plan.dtype = *dtype;

@@ -29,9 +29,12 @@ struct PlannedSource {
   uint32_t adapter = 0;                             ///< index into the inputs
   TensorInfo a, b;                                  ///< places in the adapter's file
   bool transposedA = false, transposedB = false;    ///< as in AdapterModule
+  Slice sliceB;                                     ///< as in AdapterModule
   uint32_t rowHeads = 0;                            ///< as in AdapterModule
   std::shared_ptr<const ExpandedFactors> expanded;  ///< as in AdapterModule
   std::array<uint64_t, 8> atExpanded{};             ///< places of its tensors in the batch's input buffer
+  std::optional<TensorInfo> magnitude;              ///< of DoRA, where it is merged (job/dora.h)
+  uint64_t atMagnitude = 0;                         ///< place in the batch's input buffer
   bool foldIntoB = false;                           ///< scale goes into B alone, and A stays as it is
   uint64_t atA = 0, atB = 0;                        ///< places in the batch's input buffer
   uint32_t rank = 0;
@@ -41,6 +44,7 @@ struct PlannedSource {
   /// Calls work(tensor, place in the batch's input buffer) for each tensor.
   template <typename Work>
   void forEachTensor(Work work) {
+    if (magnitude) work(*magnitude, atMagnitude);
     if (!expanded) {
       work(a, atA);
       work(b, atB);
@@ -52,25 +56,49 @@ struct PlannedSource {
   }
 };
 
+/// A module's own weight, which DoRA needs.
+struct PlannedWeight {
+  uint32_t file = 0;  ///< index into the adapters and the base model's files behind them
+  TensorInfo tensor;  ///< (out, in), or a kernel
+  uint64_t at = 0;    ///< place in the batch's input buffer
+};
+
 struct PlannedModule {
-  std::string path;  ///< under which the adapters' modules were found to be the same
-  std::string name;  ///< in the output
+  std::string path;             ///< under which the adapters' modules were found to be the same
+  std::string name;             ///< in the output; modules of one name are written into one pair of tensors
+  uint32_t expert = 0;          ///< which one of a stack in the output (adapter/stack.h) ...
+  uint32_t experts = 0;         ///< ... of how many; 0: it is in none
+  std::vector<RowRange> fused;  ///< rows of a module in the output that are this one's: `at` is the row there
+  uint64_t fusedRows = 0;       ///< rows of that module; 0: this one is none of its parts
   ModuleKind kind = ModuleKind::Linear;
   uint64_t in = 0, out = 0;
   std::vector<uint64_t> kernel;        ///< as AdapterModule::kernel
   std::vector<PlannedSource> sources;  ///< by adapter
   uint32_t units = 0;                  ///< P: sum of the sources' ranks
   uint32_t rank = 0;                   ///< k
-  uint32_t written = 0;   ///< ranks in the output: k, and zeros where the dialect wants equal ranks
+  uint32_t written = 0;   ///< ranks in the output: k, and zeros where several modules must have equal ranks
   double scale = 1;       ///< of what is written: the output's delta is scale * B A
   uint32_t rowHeads = 0;  ///< the output's rows of B are put into llama.cpp's order of so many heads
   bool turnedA = false, turnedB = false;  ///< whether A is written in x rank, and B rank x out
   uint64_t seed = 0;
   uint64_t inputBytes = 0;  ///< factor bytes of all sources
-  TensorInfo a, b;          ///< what is written: keys, shapes, places in the output file
+  /// What is written: keys, shapes, places in the output file. Of tensors that several modules share, the
+  /// part that is this one's, but of a B of which it has no rows of its own, the whole.
+  TensorInfo a, b;
+  Slice sliceB;                         ///< which elements of `b` are this module's
+  std::optional<PlannedWeight> base;    ///< of a result that is DoRA
+  std::optional<TensorInfo> magnitude;  ///< what is written of it
 };
 
-/// A range of one adapter's file, and where in the batch's input buffer its bytes go.
+/// Two tensors of the output, and the modules that are written into them: mostly one.
+struct PlannedPair {
+  TensorInfo a, b;
+  size_t firstModule = 0, endModule = 0;
+  bool isShared = false;  ///< the modules may leave elements out, which are zero
+};
+
+/// A range of one adapter's file, or of one of the base model's, which are counted on behind the adapters;
+/// and where in the batch's input buffer its bytes go.
 struct ReadRange {
   uint32_t adapter = 0;
   uint64_t offset = 0, length = 0, at = 0;
@@ -80,6 +108,7 @@ struct ReadRange {
 /// independent of each other, so the result does not depend on how they are batched.
 struct PlannedBatch {
   size_t firstModule = 0, endModule = 0;
+  size_t firstPair = 0, endPair = 0;
   size_t firstGroup = 0, endGroup = 0;
   size_t firstExtra = 0, endExtra = 0;      ///< none in a batch that has modules
   std::vector<ReadRange> reads;             ///< by adapter and offset
@@ -106,6 +135,9 @@ struct PlannedExtra {
   size_t tensor = 0;  ///< index into Plan::extraTensors
   uint64_t firstElement = 0, elements = 0;
   TensorInfo out;  ///< `begin` and `end` are those of the piece
+
+  /// Whether its bytes are the first source's own.
+  bool isCopied() const { return policy == Policy::First && sources.front().weight == 1; }
 };
 
 /// What happens to a tensor, or a setting, that is no factor.
@@ -147,6 +179,7 @@ struct Plan {
   Dialect dialect = Dialect::Peft;       ///< of the output
   std::string architecture;              ///< of a GGUF output's base model
   std::vector<PlannedModule> modules;    ///< in file order
+  std::vector<PlannedPair> pairs;        ///< in file order
   std::vector<PlannedGroup> groups;      ///< by their first module
   bool ranksAreKnown = true;             ///< false: the ranks are the most that may come out of a survey
   std::vector<PlannedBatch> batches;     ///< in file order

@@ -9,6 +9,7 @@
 #include "adapter/dialect.h"
 #include "adapter/glob.h"
 #include "format/gguf.h"
+#include "job/layout.h"
 #include "job/unite.h"
 
 namespace lego {
@@ -123,14 +124,28 @@ std::vector<uint32_t> spread(const Plan& plan, std::span<const std::vector<doubl
 Result<std::vector<uint32_t>> ranksForSize(const Plan& plan, std::span<const std::vector<double>> worths) {
   // Blocks of 8 bits take 34 bytes for 32 values, but B's rows may be no whole blocks and stay F16.
   const uint64_t element = plan.dtype == DType::Q8_0 ? 2 : bitsOf(plan.dtype) / 8;
-  const auto bytes = [&](size_t m) {
-    return static_cast<double>((plan.modules[m].in + plan.modules[m].out) * element);
-  };
+  // Modules of equal ranks are filled up with zeros: the first to get a rank pays for all, and all modules
+  // have one.
+  const std::vector<size_t> groups = groupsOfEqualRank(plan);
+  std::vector<double> groupBytes(groups.size(), 0);
+  std::vector<uint32_t> ranks(groups.size(), 1), largest(groups.size(), 1);
+  for (const PlannedPair& pair : plan.pairs) {
+    for (size_t m = pair.firstModule; m < pair.endModule; ++m) {
+      const PlannedModule& module = plan.modules[m];
+      // A stack has room for all experts, whichever are there.
+      const bool isFirst = m == pair.firstModule;
+      const uint64_t count = module.experts == 0 ? 1 : isFirst ? module.experts : 0;
+      // Ranks of a part have columns in all rows of the fused module.
+      const uint64_t out = std::max(module.out, module.fusedRows);
+      groupBytes[groups[m]] += static_cast<double>(count * (module.in + out) * element);
+    }
+  }
+  const auto bytes = [&](size_t m) { return ranks[m] < largest[groups[m]] ? 0.0 : groupBytes[groups[m]]; };
   // The header does not grow with smaller ranks than those it was laid out with.
   double left = plan.recipe.rule.value - static_cast<double>(plan.header.size());
   if (infoOf(plan.dialect).file == FileKind::Gguf)
-    left -= static_cast<double>(2 * gguf::kAlignment * plan.modules.size());
-  for (size_t m = 0; m < plan.modules.size(); ++m) left -= bytes(m);
+    left -= static_cast<double>(2 * gguf::kAlignment * plan.pairs.size());
+  for (const double first : groupBytes) left -= first;
   if (left < 0) {
     return fail(Code::badRank, "rank 1 in every module already takes " +
                                    std::to_string(static_cast<uint64_t>(plan.recipe.rule.value - left)) +
@@ -139,6 +154,7 @@ Result<std::vector<uint32_t>> ranksForSize(const Plan& plan, std::span<const std
   return spread(plan, worths, bytes, [&](size_t m, double) {
     if (bytes(m) > left) return false;
     left -= bytes(m);
+    largest[groups[m]] = std::max(largest[groups[m]], ++ranks[m]);
     return true;
   });
 }

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "adapter/base_model.h"
+#include "adapter/base_weights.h"
 #include "adapter/extra.h"
 #include "merge/options.h"
 
@@ -58,11 +60,12 @@ struct Recipe {
   /// are (in x rank) and (rank x out), as MatMul takes them, or as PEFT has them. Empty: the dialect's own.
   std::string onnxNameA, onnxNameB;
   bool onnxMatMul = true;
-  std::optional<BaseModel> base;  ///< of GGUF adapters, where it must be known
+  std::optional<BaseModel> base;                   ///< of GGUF adapters, where it must be known
+  std::shared_ptr<const BaseWeights> baseWeights;  ///< of DoRA; null: not given
   std::vector<std::pair<ExtraKind, Policy>>
-      policies;          ///< later ones count; otherwise what is no factor is refused
+      policies;                          ///< later ones count; otherwise what is no factor is refused
   std::vector<std::string> inputHashes;  ///< SHA-256 of the tensor files, for the metadata; empty: not known
-  bool metadata = true;  ///< whether the file tells where it comes from
+  bool metadata = true;                  ///< whether the file tells where it comes from
   std::vector<OptionValue> options;
   /// Units that are the first centroids of every module (LEGO): Lloyd's algorithm alone then runs from
   /// them, as in the reference implementations. For reproducing published runs; empty: search.

@@ -68,6 +68,14 @@ Status Session::setAlphas(std::span<const std::byte> bytes) {
 Status Session::setBase(const std::string& name, std::span<const std::byte> bytes, uint64_t fileSize) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   const bool isGguf = text.starts_with("GGUF");
+  // Byte 7 is the top of a length in a safetensors file, and never zero in a text.
+  if (!isGguf && text.size() > 8 && text[7] == 0) {
+    const auto file = readContainer(bytes, fileSize);
+    if (!file) return inFile(file.error(), name);
+    if (!baseWeights_) baseWeights_ = std::make_shared<BaseWeights>();
+    baseWeights_->add(name, file->header);
+    return {};
+  }
   auto base = isGguf ? Result<BaseModel>(BaseModel{}) : readBaseConfig(text);
   if (isGguf) {
     const auto file = readContainer(bytes, fileSize);
@@ -87,6 +95,7 @@ Status Session::makePlan(const Recipe& asked) {
   }
   Recipe recipe = asked;
   if (base_) recipe.base = base_;
+  if (baseWeights_) recipe.baseWeights = baseWeights_;
   auto plan = lego::makePlan(adapters_, recipe, pool_.size());
   if (!plan) return plan.error();
   plan_ = std::move(*plan);
@@ -172,10 +181,19 @@ Result<std::span<const std::byte>> Session::run(size_t index) {
     return std::span(output_.data() + (tensor.begin - batch.outputBegin),
                      static_cast<size_t>(tensor.end - tensor.begin));
   };
+  for (size_t p = batch.firstPair; p < batch.endPair; ++p) {
+    const PlannedPair& pair = plan_->pairs[p];
+    for (const TensorInfo* tensor : {&pair.a, &pair.b}) {
+      if (pair.isShared) std::ranges::fill(part(*tensor), std::byte{0});
+    }
+  }
   Status done = forEachGroup(batch, [&](const PlannedGroup& group, Workspace& workspace) -> Status {
     std::vector<ModuleOutput> outputs;
-    for (const size_t m : group.modules)
-      outputs.push_back({part(plan_->modules[m].a), part(plan_->modules[m].b)});
+    for (const size_t m : group.modules) {
+      const PlannedModule& module = plan_->modules[m];
+      outputs.push_back({part(module.a), part(module.b),
+                         module.magnitude ? part(*module.magnitude) : std::span<std::byte>()});
+    }
     auto reports = runStep(*plan_, group, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
                            outputs, workspace, kernels_, context_);
     if (!reports) return reports.error();

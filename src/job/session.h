@@ -44,7 +44,9 @@ class Session {
   std::span<const AdapterFile> adapters() const { return adapters_; }
 
   /// Tells what the base model is, for recipes that do not: the text of its config.json, or the first
-  /// headerNeeds() bytes of its GGUF file. Errors: bad_config, those of readContainer.
+  /// headerNeeds() bytes of its GGUF file, or of one of its safetensors files, each in a call of its own. The
+  /// latter are counted on behind the adapters in the plan's reads. Errors: bad_config, those of
+  /// readContainer.
   Status setBase(const std::string& name, std::span<const std::byte> bytes, uint64_t fileSize);
 
   /// Errors: those of lego::makePlan.
@@ -88,6 +90,7 @@ class Session {
   Context context_;
   std::vector<AdapterFile> adapters_;
   std::optional<BaseModel> base_;
+  std::shared_ptr<BaseWeights> baseWeights_;
   std::optional<Plan> plan_;
   Buffer<std::byte> input_, output_;
   std::vector<Workspace> workspaces_;

@@ -45,29 +45,40 @@ constexpr double kLinearStrength = 10, kGateStrength = 3;
 // Encoder-decoder models whose cross attention has the same names as their self attention.
 constexpr std::string_view kCrossAttention[] = {"encoder_attn", "cross_attn", "crossattention.self"};
 
+/// Cuts off the number of an expert of a stack, "[3]": its neighbours are those with the same number.
+std::string_view takeExpert(std::string_view& path) {
+  const size_t at = path.ends_with(']') ? path.rfind('[') : std::string_view::npos;
+  if (at == std::string_view::npos) return {};
+  const std::string_view expert = path.substr(at);
+  path = path.substr(0, at);
+  return expert;
+}
+
 }  // namespace
 
 std::string sharedInputKey(std::string_view path) {
+  const std::string_view whole = path, expert = takeExpert(path);
   const size_t dot = path.rfind('.');
-  if (dot == std::string_view::npos) return std::string(path);
+  if (dot == std::string_view::npos) return std::string(whole);
   const std::string_view parent = path.substr(0, dot), name = path.substr(dot + 1);
   const bool crosses =
       std::ranges::any_of(kCrossAttention, [&](std::string_view end) { return parent.ends_with(end); });
   for (size_t f = 0; f < std::size(kFamilies) && !crosses; ++f) {
     const Family& family = kFamilies[f];
     if (parent.ends_with(family.parent) && std::ranges::find(family.names, name) != family.names.end())
-      return std::string(parent) + '#' + std::to_string(f);
+      return std::string(parent) + '#' + std::to_string(f) + std::string(expert);
   }
-  return std::string(path);
+  return std::string(whole);
 }
 
 std::vector<FeedingModule> feedingModules(std::string_view path) {
+  const std::string expert(takeExpert(path));
   const std::string_view name = path.substr(path.rfind('.') + 1);
   const std::string parent(path.substr(0, path.size() - name.size()));
   const auto block = std::ranges::find(kFeedForwards, name, &FeedForward::last);
   if (block == std::end(kFeedForwards)) return {};
-  return {{parent + std::string(block->linear), kLinearStrength},
-          {parent + std::string(block->gate), kGateStrength}};
+  return {{parent + std::string(block->linear) + expert, kLinearStrength},
+          {parent + std::string(block->gate) + expert, kGateStrength}};
 }
 
 }  // namespace lego

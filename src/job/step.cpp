@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "adapter/ggml_names.h"
+#include "job/dora.h"
 #include "merge/rescale.h"
 #include "tensor/convert.h"
 #include "tensor/unpack.h"
@@ -126,7 +127,8 @@ Result<Outcome> mergeEntries(const Plan& plan, const ModuleUnits& units, EntryMe
 
 /// Writes the merged rows, each multiplied by its factor, as the output's dialect has them.
 Status packModule(const Kernels& kernels, const PlannedModule& module, ModuleUnits& units,
-                  std::vector<float> factors, const ModuleOutput& output) {
+                  std::vector<float> factors, std::span<const std::byte> input, const ModuleOutput& output,
+                  Workspace& workspace) {
   const size_t in = units.pool.in, out = units.pool.out;
   const size_t strideA = units.rows.strideA, strideB = units.rows.strideB;
   for (size_t q = module.rank; q < module.written; ++q) {
@@ -134,6 +136,9 @@ Status packModule(const Kernels& kernels, const PlannedModule& module, ModuleUni
     std::fill_n(units.mergedB + q * strideB, out, 0.0f);
   }
   factors.resize(module.written, 1.0f);
+  if (module.base) {
+    if (Status done = writeDora(module, units, factors, input, output.magnitude); !done) return done;
+  }
   if (module.rowHeads > 0) {
     std::vector<float> scratch(out / module.rowHeads);
     for (size_t q = 0; q < module.rank; ++q)
@@ -143,8 +148,10 @@ Status packModule(const Kernels& kernels, const PlannedModule& module, ModuleUni
   const auto packB = module.turnedB ? kernels.packRows : kernels.packColumns;
   const uint32_t a =
       packA(module.a.dtype, units.mergedA, strideA, module.written, in, factors, output.a.data());
-  const uint32_t b =
-      packB(module.b.dtype, units.mergedB, strideB, module.written, out, factors, output.b.data());
+  const bool isWhole = module.sliceB.isWhole();
+  std::byte* const targetB = isWhole ? output.b.data() : workspace.part.data();
+  const uint32_t b = packB(module.b.dtype, units.mergedB, strideB, module.written, out, factors, targetB);
+  if (!isWhole) scatter(targetB, module.sliceB, bitsOf(module.b.dtype) / 8, module.written, output.b.data());
   if (Status fits = checkOverflow(module.a, a); !fits) return fits;
   return checkOverflow(module.b, b);
 }
@@ -246,8 +253,9 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, const PlannedGroup& 
       outcome = merge();
     }
     if (!outcome) return outcome.error();
-    if (Status packed = packModule(kernels, module, units, std::move(outcome->factors), outputs[g]); !packed)
-      return packed.error();
+    Status packed =
+        packModule(kernels, module, units, std::move(outcome->factors), input, outputs[g], workspace);
+    if (!packed) return packed.error();
     reports.push_back(describe(plan, module, adapters.size(), units, std::move(*outcome)));
     const auto end = std::chrono::steady_clock::now();
     reports.back().seconds = std::chrono::duration<double>(end - begin).count();

@@ -27,9 +27,10 @@ struct ModuleReport {
   std::vector<uint32_t> nearZero;    ///< merged ranks whose members cancelled
 };
 
-/// Where one module's merged factors go: exactly as large as the plan says.
+/// Where one module's merged factors go: exactly as large as the plan says. B may be a tensor of which other
+/// modules have other elements, and write them at the same time.
 struct ModuleOutput {
-  std::span<std::byte> a, b;
+  std::span<std::byte> a, b, magnitude;
 };
 
 /// Merges a group of `plan`. `input` is the batch's input buffer; `outputs` has one entry for each module of

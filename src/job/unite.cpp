@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 
+#include "adapter/dialect.h"
 #include "adapter/glob.h"
 #include "adapter/write_adapter.h"
 #include "base/limits.h"
@@ -60,6 +61,8 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
     planned.in = module.in;
     planned.out = module.out;
     planned.kernel = module.kernel;
+    planned.expert = module.expert;
+    planned.experts = module.experts;
   } else {
     const PlannedSource& first = planned.sources.front();
     const bool embeddings = (module.kind == ModuleKind::Embedding) == (planned.kind == ModuleKind::Embedding);
@@ -75,6 +78,15 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
                         "; the adapters belong to different base models",
                     adapters[adapter], own->name);
     }
+    if (planned.experts != 0 && module.experts != 0 && planned.experts != module.experts) {
+      return failAt(Code::shapeMismatch,
+                    "the stack has " + std::to_string(module.experts) + " experts, in " +
+                        shownName(adapters[first.adapter].file) + " it has " +
+                        std::to_string(planned.experts) + "; the adapters belong to different base models",
+                    adapters[adapter], module.a.name);
+    }
+    // Where one adapter has the experts one by one.
+    if (planned.experts == 0) planned.experts = module.experts;
     // The same whatever the order of the adapters: a convolution where one of them stores it as that.
     if (module.kind == ModuleKind::Convolution && planned.kind == ModuleKind::Linear) {
       planned.kind = module.kind;
@@ -95,13 +107,13 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
   source.b = module.b;
   source.transposedA = module.transposedA;
   source.transposedB = module.transposedB;
+  source.sliceB = module.sliceB;
   source.rowHeads = module.rowHeads;
   source.expanded = module.expanded;
   source.rank = static_cast<uint32_t>(module.rank);
   source.scale = module.scale;
   source.weight = weight;
-  source.forEachTensor(
-      [&](const TensorInfo& tensor, uint64_t) { planned.inputBytes += tensor.end - tensor.begin; });
+  planned.inputBytes += bytesOf(module);
   planned.sources.push_back(std::move(source));
   planned.units += static_cast<uint32_t>(module.rank);
   return {};
@@ -125,6 +137,97 @@ Status checkOverlap(std::span<const AdapterFile> adapters, std::span<const Plann
   for (uint32_t i = 0; i < adapters.size(); ++i) {
     if (takePart.contains(i) && !shares[i])
       notices.push_back(shownName(adapters[i].label) + " shares no module with the others");
+  }
+  return {};
+}
+
+/// Sets the number of experts in each stack that is written: from an adapter that has the stack, or the base
+/// model. Modules of one stack stand side by side.
+Status setStackSizes(std::span<PlannedModule> modules, const NamedModules& named) {
+  const auto sizes = [](const PlannedModule& module) { return module.experts; };
+  const uint32_t size = std::ranges::max(modules, {}, sizes).experts;
+  const uint32_t experts = size == 0 && named.base ? named.base->experts : size;
+  if (experts == 0) {
+    return fail(Code::baseMissing, "in the format " + std::string(infoOf(named.dialect).name) +
+                                       " the experts of a mixture are one stack, for which their number is "
+                                       "needed: give the base model's config.json or GGUF file");
+  }
+  for (PlannedModule& module : modules) {
+    const bool differs = module.experts != 0 && module.experts != experts;
+    if (differs || module.expert >= experts || experts > limits::kStackExperts) {
+      return fail(Code::shapeMismatch,
+                  "the module " + shownName(module.path) + " is expert " + std::to_string(module.expert) +
+                      " of " + std::to_string(module.experts) + ", others are of " + std::to_string(experts));
+    }
+    module.experts = experts;
+  }
+  return {};
+}
+
+/// Where the module stands among those of its pair.
+uint64_t partOf(const PlannedModule& module) {
+  return module.fused.empty() ? module.expert : module.fused.front().at;
+}
+
+/// Experts and parts of fused modules are linear layers. Errors: bad_format.
+Status checkPart(const PlannedModule& module, WrittenName::Kind kind, Dialect dialect) {
+  if (kind == WrittenName::Kind::Whole || module.kind == ModuleKind::Linear) return {};
+  return fail(Code::badFormat, "the module " + shownName(module.path) + ", " + nameOf(module.kind) +
+                                   ", is a part of " + shownName(module.name) + " in the format " +
+                                   infoOf(dialect).name + ", which can only be linear");
+}
+
+/// Sets what the modules are in the result, and brings those together that share a pair there.
+Status setNames(std::vector<PlannedModule>& modules, const NamedModules& named) {
+  using Kind = WrittenName::Kind;
+  struct Pair {
+    size_t first;
+    Kind kind;
+    std::set<uint64_t> parts;
+  };
+  std::map<std::string, Pair> pairs;
+  for (size_t m = 0; m < modules.size(); ++m) {
+    PlannedModule& module = modules[m];
+    auto written = named.writtenName(module);
+    if (!written) return written.error();
+    const Kind kind = written->kind;
+    module.name = std::move(written->name);
+    module.expert = written->expert;
+    module.experts = written->experts;
+    module.fused = std::move(written->rows);
+    module.fusedRows = written->fusedRows;
+    const auto heads = named.writtenHeads(module.name, module.out);
+    if (!heads) return heads.error();
+    module.rowHeads = *heads;
+    const bool isExpert = kind == Kind::Expert;
+    if (Status fits = checkWritable(named.dialect, module.path, module.kind, isExpert); !fits) return fits;
+    if (Status read = checkReadable(named.dialect, module.name, module.kind); !read) return read;
+    if (Status fits = checkPart(module, kind, named.dialect); !fits) return fits;
+    Pair& pair = pairs.try_emplace(module.name, Pair{m, kind, {}}).first->second;
+    if (pair.kind != kind || !pair.parts.insert(partOf(module)).second) {
+      return fail(Code::badFormat, "the modules " + shownName(modules[pair.first].path) + " and " +
+                                       shownName(module.path) + " have the same name in the format " +
+                                       infoOf(named.dialect).name);
+    }
+    const PlannedModule& other = modules[pair.first];
+    const bool sameOut = kind == Kind::Fused ? module.fusedRows == other.fusedRows : module.out == other.out;
+    if (module.in != other.in || !sameOut) {
+      return fail(Code::shapeMismatch, "the modules " + shownName(other.path) + " and " +
+                                           shownName(module.path) + " are parts of one, " +
+                                           shownName(module.name) + ", but their shapes do not agree");
+    }
+  }
+  // Parts by their order in the pair, which their paths, as text, do not give.
+  std::ranges::sort(modules, {}, [&](const PlannedModule& module) {
+    return std::pair(pairs.at(module.name).first, partOf(module));
+  });
+  for (size_t m = 0; m < modules.size(); ++m) {
+    const auto& [first, kind, parts] = pairs.at(modules[m].name);
+    if (kind == Kind::Expert) {
+      Status sized = setStackSizes(std::span(modules).subspan(m, parts.size()), named);
+      if (!sized) return sized;
+    }
+    m += parts.size() - 1;
   }
   return {};
 }
@@ -201,16 +304,7 @@ Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> ada
   if (leftOut > 0 && byPattern)
     notices.push_back(counted(leftOut, "module") + " have weight 0 in every adapter and are left out");
   if (Status shared = checkOverlap(adapters, modules, notices); !shared) return shared.error();
-  for (PlannedModule& module : modules) {
-    auto name = named.writtenName(module.path);
-    if (!name) return name.error();
-    module.name = std::move(*name);
-    const auto heads = named.writtenHeads(module.name, module.out);
-    if (!heads) return heads.error();
-    module.rowHeads = *heads;
-    if (Status fits = checkWritable(named.dialect, module.path, module.kind); !fits) return fits.error();
-    if (Status read = checkReadable(named.dialect, module.name, module.kind); !read) return read.error();
-  }
+  if (Status done = setNames(modules, named); !done) return done.error();
   return modules;
 }
 
@@ -247,8 +341,19 @@ Result<AdapterInfo> uniteInfo(std::span<const AdapterFile> adapters, std::span<c
       if (std::ranges::find(united->modulesToSave, module) == united->modulesToSave.end())
         united->modulesToSave.push_back(module);
     }
+    united->dora |= info.dora;
+    united->loraBias |= info.loraBias;
     // "all" covers "lora_only", which covers "none".
     if (info.bias == "all" || united->bias.empty() || united->bias == "none") united->bias = info.bias;
+    // Which parameter a level of PEFT's nesting belongs to depends on all of those that were adapted.
+    if (!info.targetParameters.empty() && !united->targetParameters.empty() &&
+        info.targetParameters != united->targetParameters) {
+      return failAt(Code::mixedDialects,
+                    "target_parameters differ from those of " + shownName(adapters[firstAdapter].file) +
+                        ", so it cannot be known which parameters their factors are of",
+                    adapters[i], {});
+    }
+    if (united->targetParameters.empty()) united->targetParameters = info.targetParameters;
     if (info.revision != united->revision) united->revision.clear();
     if (!info.targetSuffixes) {
       united->targetSuffixes.reset();

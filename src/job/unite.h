@@ -25,13 +25,15 @@ Result<std::vector<double>> readWeights(const Recipe& recipe, const MethodInfo& 
                                         std::span<const AdapterFile> adapters);
 
 /// The union of modules, by path, with all adapters that take part in each (weight not 0) and their weights.
-/// Errors: shape_mismatch, rank_above_units, no_common_module, bad_weights, bad_format.
+/// Those that share a pair of tensors in the result stand side by side.
+/// Errors: shape_mismatch, rank_above_units, no_common_module, bad_weights, bad_format, base_missing.
 Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> adapters,
                                                 const NamedModules& named, const Recipe& recipe,
                                                 std::span<const double> weights,
                                                 std::vector<std::string>& notices);
 
-/// What the merged adapter's config repeats from the adapters that take part. Errors: layout_mismatch.
+/// What the merged adapter's config repeats from the adapters that take part. Errors: layout_mismatch,
+/// mixed_dialects.
 Result<AdapterInfo> uniteInfo(std::span<const AdapterFile> adapters, std::span<const PlannedModule> modules,
                               std::vector<std::string>& notices);
 

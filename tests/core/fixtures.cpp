@@ -169,13 +169,13 @@ Status addTo(Session& session, const TestAdapter& adapter) {
 namespace {
 
 /// Reads every batch into the session and calls `work` with its number.
-Status forEachBatch(Session& session, const std::vector<TestAdapter>& adapters,
+Status forEachBatch(Session& session, const std::vector<std::span<const std::byte>>& files,
                     const std::function<Status(size_t)>& work) {
   for (size_t i = 0; i < session.plan().batches.size(); ++i) {
     auto input = session.input(i);
     if (!input) return input.error();
     for (const ReadRange& read : session.plan().batches[i].reads)
-      std::memcpy(input->data() + read.at, adapters[read.adapter].file.data() + read.offset, read.length);
+      std::memcpy(input->data() + read.at, files[read.adapter].data() + read.offset, read.length);
     if (Status done = work(i); !done) return done;
   }
   return {};
@@ -184,14 +184,22 @@ Status forEachBatch(Session& session, const std::vector<TestAdapter>& adapters,
 }  // namespace
 
 Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads,
-                        const Kernels& kernels) {
+                        const Kernels& kernels, const std::vector<std::vector<std::byte>>& base) {
   Session session(threads, kernels);
+  std::vector<std::span<const std::byte>> files;
   for (const TestAdapter& adapter : adapters) {
     if (Status added = addTo(session, adapter); !added) return added.error();
+    files.emplace_back(adapter.file);
+  }
+  for (const auto& file : base) {
+    const auto header = std::span(file).first(must(headerSizeOf(file)));
+    Status added = session.setBase("base " + std::to_string(files.size()), header, file.size());
+    if (!added) return added.error();
+    files.emplace_back(file);
   }
   if (Status planned = session.makePlan(recipe); !planned) return planned.error();
   if (!session.plan().ranksAreKnown) {
-    Status surveyed = forEachBatch(session, adapters, [&](size_t i) { return session.survey(i); });
+    Status surveyed = forEachBatch(session, files, [&](size_t i) { return session.survey(i); });
     if (!surveyed) return surveyed.error();
     if (Status chosen = session.chooseRanks(); !chosen) return chosen.error();
   }
@@ -199,7 +207,7 @@ Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& 
   merged.plan = session.plan();
   merged.file.resize(merged.plan.outputBytes);
   std::memcpy(merged.file.data(), merged.plan.header.data(), merged.plan.header.size());
-  Status done = forEachBatch(session, adapters, [&](size_t i) -> Status {
+  Status done = forEachBatch(session, files, [&](size_t i) -> Status {
     const auto output = session.run(i);
     if (!output) return output.error();
     std::memcpy(merged.file.data() + merged.plan.batches[i].outputBegin, output->data(), output->size());

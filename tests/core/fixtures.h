@@ -68,8 +68,10 @@ struct Merged {
   std::vector<ModuleReport> reports;
 };
 Status addTo(Session& session, const TestAdapter& adapter);
+/// `base`: safetensors files of the base model.
 Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads = 1,
-                        const Kernels& kernels = kFastKernels);
+                        const Kernels& kernels = kFastKernels,
+                        const std::vector<std::vector<std::byte>>& base = {});
 
 /// Values of one tensor of a safetensors file, as float; fails the test if it is not there.
 std::vector<float> valuesOf(std::span<const std::byte> file, const std::string& name);

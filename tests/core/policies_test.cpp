@@ -54,16 +54,12 @@ TEST(Policies, AdaptersOfWhichNothingIsLeftAreRefused) {
   Random random(32);
   const Pair pair = randomPair(random, 2, 6, 5, "blk.0.ffn_down");
   const TestAdapter good = sampleOf(Dialect::Gguf, {pair}).adapter;
-  const TestAdapter stack{
-      "stack",
-      makeGguf({{"blk.0.ffn_up_exps.weight.lora_a", DType::F32, {2, 2, 6}, randomValues(random, 24)},
-                {"blk.0.ffn_up_exps.weight.lora_b", DType::F32, {2, 5, 2}, randomValues(random, 20)}},
-               kGgufMetadata),
-      ""};
-  expectCode(mergeAll({stack, good, good}, {}), Code::unsupportedTensors);
+  const TestAdapter other{
+      "other", makeGguf({{"blk.0.x", DType::F32, {2, 6}, randomValues(random, 12)}}, kGgufMetadata), ""};
+  expectCode(mergeAll({other, good, good}, {}), Code::unsupportedTensors);
   Recipe recipe;
   recipe.policies = {{ExtraKind::Other, Policy::Drop}};
-  expectCode(mergeAll({stack, good, good}, recipe), Code::noFactors);
+  expectCode(mergeAll({other, good, good}, recipe), Code::noFactors);
 }
 
 TEST(Policies, LargeTensorsGoThroughInPieces) {
@@ -164,6 +160,40 @@ TEST(Policies, ConfigsOfPeftSayWhatIsKept) {
   const Merged dropped = must(mergeAll({adapter}, recipe));
   EXPECT_TRUE(must(parseJson(dropped.plan.config, Code::badConfig))["modules_to_save"].is_null());
   EXPECT_FALSE(dropped.plan.notices.empty());
+}
+
+TEST(Policies, BiasesOfFactorsGoThroughTheirModulesScale) {
+  Random random(33);
+  const Pair pair = randomPair(random, 2, 6, 3);
+  const auto adapter = [&](const char* name, double alpha, const std::vector<float>& bias) {
+    const std::string key = "base_model.model." + pair.path;
+    return TestAdapter{
+        name,
+        makeSafetensors({matrix(key + ".lora_A.weight", DType::F32, pair.rank, pair.in, pair.a),
+                         matrix(key + ".lora_B.weight", DType::F32, pair.out, pair.rank, pair.b),
+                         {key + ".lora_B.bias", DType::F32, {bias.size()}, bias}}),
+        R"({"peft_type":"LORA","r":2,"lora_bias":true,"lora_alpha":)" + std::to_string(alpha) + "}"};
+  };
+  const std::vector<TestAdapter> adapters = {adapter("x", 4, {1, 2, 3}), adapter("y", 8, {10, 20, 30})};
+  Recipe recipe;
+  recipe.method = "cat";
+  recipe.weights = {1, 0.5};
+  expectCode(mergeAll(adapters, recipe), Code::unsupportedTensors);
+  recipe.policies = {{ExtraKind::LoraBias, Policy::Sum}};
+  const Merged merged = must(mergeAll(adapters, recipe));
+  // The outputs' delta is scale (B A x + bias): 2 (1, 2, 3) + 0.5 * 4 (10, 20, 30), at scale 1.
+  const std::string key = "base_model.model.layer.lora_B.bias";
+  EXPECT_EQ(valuesOf(merged.file, key), (std::vector<float>{22, 44, 66}));
+  EXPECT_EQ(must(parseJson(merged.plan.config, Code::badConfig))["lora_bias"], true);
+  recipe.policies = {{ExtraKind::LoraBias, Policy::First}};
+  EXPECT_EQ(valuesOf(must(mergeAll(adapters, recipe)).file, key), (std::vector<float>{2, 4, 6}));
+  // A conversion keeps scale and bias as they are.
+  recipe.weights = {};
+  recipe.keepScales = true;
+  EXPECT_EQ(valuesOf(must(mergeAll({adapters[1]}, recipe)).file, key), (std::vector<float>{10, 20, 30}));
+  recipe.policies = {{ExtraKind::LoraBias, Policy::Drop}};
+  EXPECT_EQ(must(parseJson(must(mergeAll({adapters[1]}, recipe)).plan.config, Code::badConfig))["lora_bias"],
+            false);
 }
 
 }  // namespace

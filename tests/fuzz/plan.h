@@ -6,6 +6,7 @@
 #include <set>
 
 #include "adapter/dialect.h"
+#include "adapter/stack.h"
 #include "base/limits.h"
 #include "format/container.h"
 #include "fuzz.h"
@@ -56,6 +57,30 @@ inline void checkTensors(const Header& header, const Catalogue& catalogue) {
   require(factors.size() + others.size() <= header.tensors.size(), "what is listed is in the file");
 }
 
+/// A B that is a part of a tensor.
+inline void checkPart(const TensorInfo& whole, const Slice& slice, uint64_t rank, uint64_t rows,
+                      uint64_t fileSize) {
+  checkPlace(whole, fileSize);
+  require(blockOf(whole.dtype) == 1, "single elements have places");
+  require(slice.column + Wide{rank - 1} * slice.step < slice.rowLength, "columns lie in their rows");
+  const Wide elements = elementsOf(whole);
+  uint64_t own = 0;
+  for (const RowRange& range : slice.rows) {
+    require((Wide{range.at} + range.count) * slice.rowLength <= elements, "rows lie in the tensor");
+    require(range.own <= rows && range.count <= rows - range.own, "rows lie in the part");
+    own += range.count;
+  }
+  require(own == rows, "every row has a place");
+}
+
+inline void checkB(const TensorInfo& b, const Slice& slice, uint64_t rank, uint64_t rows, uint64_t fileSize) {
+  if (slice.isWhole()) {
+    checkFactor(b, rank, rows, fileSize);
+  } else {
+    checkPart(b, slice, rank, rows, fileSize);
+  }
+}
+
 /// `alphasAreRead`: whether scales are final.
 inline void checkCatalogue(const AdapterFile& adapter, bool alphasAreRead) {
   const Catalogue& catalogue = adapter.catalogue;
@@ -73,8 +98,9 @@ inline void checkCatalogue(const AdapterFile& adapter, bool alphasAreRead) {
       }
     } else {
       checkFactor(module.a, module.rank, module.in, adapter.fileSize);
-      checkFactor(module.b, module.rank, module.out, adapter.fileSize);
+      checkB(module.b, module.sliceB, module.rank, module.out, adapter.fileSize);
     }
+    require(module.experts == 0 || module.expert < module.experts, "an expert is one of its stack");
     uint64_t kernel = 1;
     for (const uint64_t side : module.kernel) kernel *= side;
     require(module.in % kernel == 0, "the kernel is a part of the inputs");
@@ -98,13 +124,25 @@ inline void checkCover(const Plan& plan) {
     require(begin < end, "no piece of the output is empty");
     require(pieces.emplace(begin, end).second, "pieces of the output begin in different places");
   };
-  for (const PlannedModule& module : plan.modules) {
-    for (const TensorInfo* tensor : {&module.a, &module.b}) {
+  size_t module = 0;
+  for (const PlannedPair& pair : plan.pairs) {
+    for (const TensorInfo* tensor : {&pair.a, &pair.b}) {
       require(bytesOf(tensor->dtype, tensor->shape) == tensor->end - tensor->begin,
               "a written tensor is as large as its shape asks for");
       add(tensor->begin, tensor->end);
     }
+    require(pair.firstModule == module && pair.endModule > module, "every module is written into a pair");
+    for (; module < pair.endModule; ++module) {
+      const PlannedModule& own = plan.modules[module];
+      checkFactor(own.a, own.written, own.in, plan.outputBytes);
+      checkB(own.b, own.sliceB, own.written, own.out, plan.outputBytes);
+      require(own.a.begin >= pair.a.begin && own.a.end <= pair.a.end, "A lies in its pair's");
+      require(own.b.begin >= pair.b.begin && own.b.end <= pair.b.end, "B lies in its pair's");
+      require(pair.isShared || (own.a.begin == pair.a.begin && own.a.end == pair.a.end),
+              "a pair is one's own");
+    }
   }
+  require(module == plan.modules.size(), "every module is written");
   for (const PlannedExtra& extra : plan.extras) {
     // A tensor may have no elements.
     if (extra.elements > 0) add(extra.out.begin, extra.out.end);
@@ -240,7 +278,7 @@ inline void checkLayout(const Plan& plan, std::span<const AdapterFile> adapters)
         // Of a fused module a source has its rows only.
         if (!source.expanded) {
           checkFactor(source.a, source.rank, planned.in, fileSize);
-          checkFactor(source.b, source.rank, planned.out, fileSize);
+          checkB(source.b, source.sliceB, source.rank, planned.out, fileSize);
         }
         require(source.rowHeads == 0 || planned.out % source.rowHeads == 0, "rows are whole heads");
       }
@@ -304,17 +342,27 @@ inline void checkOutput(const Plan& plan) {
     kept += isKept ? 1 : 0;
   }
   require(kept == plan.extraTensors.size(), "what was kept comes back");
-  require(catalogue.modules.size() == plan.modules.size(), "modules come back");
+  size_t written = 0;
+  std::map<std::string, uint64_t> ranks;
+  for (const PlannedPair& pair : plan.pairs) {
+    written += std::max<size_t>(1, plan.modules[pair.firstModule].experts);
+    for (size_t m = pair.firstModule; m < pair.endModule; ++m)
+      ranks[plan.modules[m].name] += plan.modules[m].written;
+  }
+  require(catalogue.modules.size() == written, "modules come back, all experts with them");
   require(plan.architecture == catalogue.info.architecture, "the architecture comes back");
   for (const PlannedModule& planned : plan.modules) {
-    const auto back = std::ranges::find(catalogue.modules, planned.name, &AdapterModule::path);
+    const std::string name = planned.experts > 0 ? expertPath(planned.name, planned.expert) : planned.name;
+    const auto back = std::ranges::find(catalogue.modules, name, &AdapterModule::path);
     require(back != catalogue.modules.end(), "a module comes back under its name");
-    require(back->rank == planned.written && back->in == planned.in && back->out == planned.out,
+    const bool isFused = planned.fusedRows > 0;
+    require(back->rank == (isFused ? ranks[planned.name] : planned.written) && back->in == planned.in &&
+                back->out == (isFused ? planned.fusedRows : planned.out),
             "a module comes back");
     require(!dialect.keysTellEmbeddings || back->kind == planned.kind, "a module is what it was");
     require(isScale(back->scale, planned.scale, plan.dialect), "a module's scale comes back");
-    require(back->a.begin == planned.a.begin && back->b.begin == planned.b.begin &&
-                back->a.end == planned.a.end && back->b.end == planned.b.end,
+    require(back->b.begin == planned.b.begin && back->b.end == planned.b.end &&
+                (isFused || (back->a.begin == planned.a.begin && back->a.end == planned.a.end)),
             "factors lie where the plan says");
   }
 }

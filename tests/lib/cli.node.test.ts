@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { Ajv } from 'ajv'
 import type { MergeReport } from 'lora-lego'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { adapter, badInputs, hexDigest, metadataOf, pair, parse, safetensors } from './fixtures.js'
+import { adapter, badInputs, config, hexDigest, metadataOf, pair, parse, safetensors } from './fixtures.js'
 import { deltasOf, distance, flatName, kohyaTensors, pairsOf } from './formats.js'
 import { malformed, malformedFormats, type Malformed } from './malformed.js'
 
@@ -132,6 +132,26 @@ describe('command line', () => {
       }
       expect((await run('inspect', there.gguf)).stdout).toMatch(/^adapter-of-mine\n +format +gguf \(/)
       expect((await readdir(folder)).filter(name => name.startsWith('.'))).toEqual([])
+    })
+
+    it('with DoRA are merged, the base model’s folder telling what they are relative to', async () => {
+      const made = join(folder, 'dora')
+      const base = join(folder, 'model')
+      for (const path of [made, base]) await mkdir(path)
+      const weight = Array.from({ length: 30 }, (_, i) => Math.sin(3 + i * 0.9))
+      await writeFile(join(base, 'config.json'), JSON.stringify(heads))
+      await writeFile(join(base, 'model.safetensors'), safetensors([{ name: 'layer.weight', shape: [5, 6], values: weight }]))
+      const key = 'base_model.model.layer.lora_magnitude_vector'
+      await writeFile(join(made, 'adapter_model.safetensors'), safetensors([...pair(), { name: key, shape: [5], values: [1, 2, 3, 4, 5] }]))
+      await writeFile(join(made, 'adapter_config.json'), config({ use_dora: true }))
+      const output = join(folder, 'merged')
+      expect(await run('merge', made, '-o', output)).toMatchObject({ code: 1, stderr: expect.stringMatching(/unsupported_tensors: .*lora_magnitude_vector/) as string })
+      expect((await run('plan', made, '--base', base)).stdout).toMatch(/lora_magnitude_vector \(dora\): merge/)
+      expect(await run('merge', made, '--policy', 'dora=average', '-o', output)).toMatchObject({ code: 2, stderr: expect.stringContaining('refuse, drop, merge') as string })
+      expect(await run('merge', made, '--base', join(base, 'config.json'), '--base', join(base, 'model.safetensors'), '--method', 'cat', '-o', output)).toMatchObject({ code: 0, stderr: '' })
+      // One adapter at weight 1 comes back.
+      const merged = parse((await load(join(output, 'adapter_model.safetensors'))).buffer)
+      for (const [at, value] of [1, 2, 3, 4, 5].entries()) expect(merged.get(key)?.values[at]).toBeCloseTo(value, 5)
     })
 
     it('are merged with each other, the base telling what GGUF leaves out', async () => {

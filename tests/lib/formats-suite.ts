@@ -2,8 +2,8 @@
 
 import { formats, MergeError, type Conversion, type FormatInfo, type FormatName, type Merger } from 'lora-lego'
 import { describe, expect, it } from 'vitest'
-import { adapter, fileIn, hexDigest, keyA, metadataOf, pair, parse, safetensors, type TensorSpec, type Values } from './fixtures.js'
-import { delta, deltasOf, diffusersTensors, distance, flatName, kohyaHashes, kohyaTensors, pairsOf, transposed } from './formats.js'
+import { adapter, config, fileIn, hexDigest, keyA, keyB, metadataOf, pair, parse, safetensors, type TensorSpec, type Values } from './fixtures.js'
+import { delta, deltasOf, diffusersTensors, distance, dora, flatName, kohyaHashes, kohyaTensors, pairsOf, transposed } from './formats.js'
 import { adapterKeys, gguf, ggufPair, text } from './gguf.js'
 
 /** Of the small model that the examples are for. */
@@ -162,6 +162,26 @@ export function defineFormats(merger: () => Merger, examples: readonly [Uint8Arr
       }
       const matmul = await merger().convert(example(0), { format: 'onnx' })
       expect(matmul.tensors.get('model.layers.0.mlp.down_proj.lora_A.weight')?.shape).toEqual([352, 8])
+    })
+
+    it('DoRA is merged where the base model’s weights are given', async () => {
+      const weight = Array.from({ length: 30 }, (_, i) => Math.sin(3 + i * 0.9))
+      const key = 'base_model.model.layer.lora_magnitude_vector'
+      const magnitudes = [[1, 2, 1.5, 1.2, 2.5], [2, 1.4, 1.6, 1.9, 1.1]]
+      const adapters = magnitudes.map((values, i) => [fileIn(`dora${i}`, 'adapter_model.safetensors', safetensors([...pair(), { name: key, shape: [5], values }])), fileIn(`dora${i}`, 'adapter_config.json', config({ use_dora: true, lora_alpha: 2 + i }))])
+      const shards = [safetensors([{ name: 'norm.weight', shape: [3], values: [1, 1, 1] }]), safetensors([{ name: 'layer.weight', shape: [5, 6], values: weight }])]
+      const inputs = adapters.map((source, i) => ({ source, weight: i === 0 ? 1 : -0.5 }))
+      expect(await failure(merger().merge(inputs, { method: 'cat' }))).toMatchObject({ code: 'unsupported_tensors', tensor: key })
+      const recipe = { method: 'cat', base: shards.map((bytes, i) => new File([bytes], `model-${i}.safetensors`)) } as const
+      expect((await merger().plan(inputs, recipe)).extras).toContainEqual({ adapter: 1, tensor: key, kind: 'dora', policy: 'merge' })
+      const { files, totals } = await merger().merge(inputs, recipe).then(({ files, report }) => ({ files, totals: report.totals }))
+      expect(totals.inputBytes).toBeGreaterThan(5 * 6 * 4)
+      expect(JSON.parse(await (files[1] as File).text())).toMatchObject({ use_dora: true })
+      const [a, b] = pair().map(({ shape, values }) => ({ shape, values: Float32Array.from(values) })) as [Values, Values]
+      const wanted = weight.map((value, at) => value + magnitudes.reduce((sum, magnitude, i) => sum + (i === 0 ? 1 : -0.5) * ((dora(weight, a, b, (2 + i) / 2, magnitude)[at] as number) - value), 0))
+      const merged = await parsed(files)
+      const made = dora(weight, merged.get(keyA('layer')) as Values, merged.get(keyB('layer')) as Values, 1, (merged.get(key) as Values).values)
+      for (const [at, value] of wanted.entries()) expect(made[at]).toBeCloseTo(value, 5)
     })
 
     describe('that cannot be had are refused, with what is in the way', () => {

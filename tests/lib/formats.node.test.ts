@@ -97,9 +97,21 @@ describe('names', () => {
     }
   })
 
-  it.each(['kohya', 'comfy'] as const)('of parts are not put together to fused ones: %s', async format => {
-    const module = 'transformer.transformer_blocks.0.attn.to_q'
-    await expect(convert(filesOf([spec(`${module}.lora_A.weight`, [4, 8]), spec(`${module}.lora_B.weight`, [8, 4])]), { format })).rejects.toMatchObject({ code: 'bad_format' })
+  it.each(['kohya', 'comfy'] as const)('of parts are put together to fused ones: %s', async format => {
+    // Of q and v alone: k has no ranks, and rows of zeros.
+    const [q, v] = ['to_q', 'to_v'].map(name => ['A', 'B'].map(side => spec(`transformer.transformer_blocks.0.attn.${name}.lora_${side}.weight`, side === 'A' ? [2, 8] : [8, 2]))) as [TensorSpec[], TensorSpec[]]
+    const written = await tensorsOf((await convert(filesOf([...q, ...v]), { format })).files)
+    const module = format === 'kohya' ? 'lora_unet_double_blocks_0_img_attn_qkv' : 'diffusion_model.double_blocks.0.img_attn.qkv'
+    expect(written.get(`${module}.lora_down.weight`)).toEqual({ shape: [4, 8], values: new Float32Array([...(q[0]?.values ?? []), ...(v[0]?.values ?? [])]) })
+    const up = new Float32Array(24 * 4)
+    for (let row = 0; row < 8; ++row) {
+      for (let rank = 0; rank < 2; ++rank) {
+        up[4 * row + rank] = q[1]?.values?.[2 * row + rank] ?? 0
+        up[4 * (16 + row) + 2 + rank] = v[1]?.values?.[2 * row + rank] ?? 0
+      }
+    }
+    expect(written.get(`${module}.lora_up.weight`)).toEqual({ shape: [24, 4], values: up })
+    expect(written.get(`${module}.alpha`)?.values).toEqual(new Float32Array([4]))
   })
 
   it.each(['xlabs', 'control_lora'] as const)('of others are not written to: %s', async format => {

@@ -65,6 +65,18 @@ export function delta(a: Values, b: Values, scale = 1): Float64Array {
   return result
 }
 
+/** What a DoRA adapter makes of a weight: diag(m) (W + scale B A) / |W + scale B A|, norms by rows; [out, in], row by row. */
+export function dora(weight: readonly number[], a: Values, b: Values, scale: number, magnitude: ArrayLike<number>): Float64Array {
+  const result = delta(a, b, scale).map((value, at) => value + (weight[at] as number))
+  const columns = a.shape[1] as number
+  for (let row = 0; row < magnitude.length; row++) {
+    const values = result.subarray(row * columns, (row + 1) * columns)
+    const norm = Math.hypot(...values)
+    for (const [at, value] of values.entries()) values[at] = (value * (magnitude[row] as number)) / norm
+  }
+  return result
+}
+
 /** Deltas of a PEFT adapter by module path, every module of one scale. */
 export const deltasOf = (tensors: ReadonlyMap<string, Values>, scale = 1): Map<string, Float64Array> => new Map([...pairsOf(tensors)].map(([path, { a, b }]) => [path, delta(a, b, scale)]))
 

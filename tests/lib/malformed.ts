@@ -172,6 +172,9 @@ function configs(): Malformed[] {
     ...['1', 'null', '"IA3"', '"lora"', '""'].map(type => settings(`peft_type is ${type}`, ['bad_config', 'unsupported_adapter'], `{"peft_type":${type},"r":2}`)),
     settings('a config of five megabytes', ['bad_config'], field('note', JSON.stringify('x'.repeat(5_000_000)))),
     settings('a config of a million brackets', ['bad_config'], '['.repeat(1_000_000)),
+    ...['1', '"x"', '[1]', '{}'].map(targets => settings(`target_parameters is ${targets}`, ['bad_config'], field('target_parameters', targets))),
+    settings('a parameter whose ranks are no multiple', ['rank_mismatch'], '{"peft_type":"LORA","r":3,"lora_alpha":2,"target_parameters":["x"]}'),
+    settings('a parameter with more experts than in the other adapter', ['shape_mismatch', 'no_common_module'], '{"peft_type":"LORA","r":1,"lora_alpha":2,"target_parameters":["x"]}'),
     settings('rank 0', ['rank_zero'], '{"peft_type":"LORA","r":0}'),
     broken('a config that is not UTF-8', ['bad_config'], good, new Uint8Array([...encode('{"peft_type":"LORA","x":"'), 0xff, ...encode('"}')])),
     broken('a config in UTF-16', ['bad_config'], good, new Uint8Array([0xff, 0xfe, 0x7b, 0, 0x7d, 0])),
@@ -259,6 +262,10 @@ function ggufContainers(): Malformed[] {
 function ggufAdapters(): Malformed[] {
   const [a, b, ...others] = goodGguf.tensors as [GgufTensor, GgufTensor, ...GgufTensor[]]
   const kind = (title: string, codes: readonly string[], key: string, replacement?: KeyValue): Malformed => otherGguf(title, codes, { keys: [...adapterKeys.filter(entry => entry.key !== key), ...(replacement ? [replacement] : [])] })
+  const stack = (title: string, codes: readonly string[], ...sides: number[][]): Malformed =>
+    otherGguf(`experts: ${title}`, codes, {
+      tensors: [...goodGguf.tensors, ...sides.map((own, i) => ({ name: `blk.0.ffn_up_exps.weight.lora_${'ab'[i] ?? ''}`, sides: own, values: Array<number>(own.reduce((product, side) => product * side)).fill(1) }))],
+    })
   const valued = (tensor: GgufTensor, value: number): GgufTensor => ({ ...tensor, values: [...(tensor.values as number[]).slice(1), value] })
   return [
     kind('a model', ['unsupported_adapter'], 'general.type', text('general.type', 'model')),
@@ -272,7 +279,12 @@ function ggufAdapters(): Malformed[] {
     otherGguf('A without B', ['unpaired_factor'], { tensors: [a, ...others] }),
     otherGguf('B without A', ['unpaired_factor'], { tensors: [b, ...others] }),
     otherGguf('a tensor that is no factor', ['unsupported_tensors'], { tensors: [...goodGguf.tensors, { name: 'blk.0.attn_norm.weight', sides: [1], values: [1] }] }),
-    otherGguf('a stack of experts', ['unsupported_tensors'], { tensors: [...goodGguf.tensors, { name: 'blk.0.ffn_up_exps.weight.lora_a', sides: [2, 2, 2], values: Array<number>(8).fill(1) }] }),
+    stack('A without B', ['unpaired_factor'], [6, 2, 3]),
+    stack('a matrix as B', ['shape_mismatch'], [6, 2, 3], [2, 5]),
+    stack('other numbers of experts', ['shape_mismatch'], [6, 2, 3], [2, 5, 4]),
+    stack('other ranks', ['rank_mismatch'], [6, 2, 3], [3, 5, 3]),
+    stack('more experts than any model has', ['shape_mismatch'], [1, 1, 5000], [1, 1, 5000]),
+    stack('four dimensions', ['shape_mismatch'], [6, 2, 3, 1], [2, 5, 3, 1]),
     otherGguf('other ranks', ['rank_mismatch'], { tensors: [a, { ...b, sides: [5, 2] }, ...others] }),
     otherGguf('a vector', ['shape_mismatch'], { tensors: [{ ...a, sides: [12] }, b, ...others] }),
     otherGguf('another width than the other adapter', ['shape_mismatch'], { tensors: [...ggufPair('blk.0.ffn_up', { in: 7 }), ...others] }),

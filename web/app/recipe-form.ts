@@ -34,7 +34,7 @@ export class RecipeForm {
   readonly #format = make('select', { name: 'format' }, make('option', { value: 'same' }, 'as the inputs'), ...formats.map(({ name, sentence }) => make('option', { value: name, title: sentence }, name)))
   readonly #formatSentence = make('p', { className: 'muted', hidden: true })
   readonly #metadata = make('input', { name: 'metadata', type: 'checkbox', checked: true })
-  readonly #base = make('input', { name: 'base', type: 'file', accept: '.json,.gguf' })
+  readonly #base = make('input', { name: 'base', type: 'file', accept: '.json,.gguf,.safetensors', multiple: true })
   readonly #leaveOut = make('input', { name: 'leave-out', type: 'checkbox' })
   readonly #explanation = make('p', { className: 'muted' })
   readonly #options = make('div', { className: 'fields' })
@@ -46,7 +46,7 @@ export class RecipeForm {
     private readonly changed: () => void,
   ) {
     this.#more.append(
-      make('div', { className: 'fields' }, field('Format', this.#format), field('Values', this.#dtype), field('Scale', this.#scale), field('Base model', this.#base, 'Its config.json or GGUF file; needed to make GGUF adapters from others, or merge them with others.')),
+      make('div', { className: 'fields' }, field('Format', this.#format), field('Values', this.#dtype), field('Scale', this.#scale), field('Base model', this.#base, 'Its config.json or GGUF file: needed to make GGUF adapters from others, or merge them with others. Its safetensors files: needed to merge DoRA.')),
       this.#formatSentence,
       make('label', { className: 'check' }, this.#leaveOut, 'Leave out what is no LoRA factor (DoRA magnitudes, biases, weights trained in full), which is refused otherwise'),
       make('label', { className: 'check' }, this.#metadata, 'Say in the file where it comes from: what the metadata of the inputs agree about, and this recipe'),
@@ -79,12 +79,12 @@ export class RecipeForm {
 
   /** What a conversion takes of the recipe; all of it may be set while another field has no valid value. */
   get output(): Pick<Recipe, 'dtype' | 'metadata' | 'base' | 'policies'> & { readonly format: FormatChoice } {
-    const [base] = this.#base.files ?? []
+    const base = [...(this.#base.files ?? [])]
     return {
       dtype: this.#dtype.value as (typeof dtypes)[number],
       format: this.#format.value as FormatChoice,
       metadata: this.#metadata.checked,
-      ...(base && { base }),
+      ...(base.length > 0 && { base }),
       ...(this.#leaveOut.checked && { policies: Object.fromEntries(extraKinds.map(({ name }) => [name, 'drop'])) }),
     }
   }

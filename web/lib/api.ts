@@ -30,10 +30,11 @@ export interface Recipe extends MethodOptions {
   /** File format of the result; `same`: that of the inputs, or, where they are of several, `peft` or `diffusers`. Default: same. */
   readonly format?: 'same' | FormatName
   /**
-   * The base model's config.json, or its GGUF file: GGUF adapters that are merged with others, or made from
-   * others, need its architecture and its number of heads. In Node also a path, of a model's folder too.
+   * What is known of the base model. Its config.json, or its GGUF file: GGUF adapters that are merged with others, or
+   * made from others, need its architecture and its number of heads. Its safetensors files, all of them: DoRA is relative
+   * to its weights, which are read module by module. In Node also a path, of a model's folder too.
    */
-  readonly base?: Source
+  readonly base?: Source | readonly Source[]
   /** What happens to tensors that are no LoRA factors, by their kind. Default: all are refused. */
   readonly policies?: Policies
   /** Format onnx: names and shapes of the graph's inputs. */
@@ -227,7 +228,7 @@ async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: 
     format: String(format),
     onnx,
     policies,
-    ...(base !== undefined && { base: await resolveBase(platform, base) }),
+    base: base === undefined ? [] : await resolveBase(platform, base),
     metadata: Boolean(metadata),
     keepScales: false,
     options,

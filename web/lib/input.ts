@@ -65,17 +65,26 @@ export async function resolveInput(platform: Platform, input: MergeInput, index:
   return { adapter: await adapterFrom(files, label, index), weight, moduleWeights }
 }
 
-/** The base model's file: its config.json, which a folder is looked through for, or its GGUF file. */
-export async function resolveBase(platform: Platform, base: Source): Promise<FileReference> {
-  if (typeof base !== 'string' && !(base instanceof URL)) {
-    const file = fileFrom(base, 0)
-    return { ...file, name: file.name || 'base model' }
+/** The base model's files. */
+export async function resolveBase(platform: Platform, base: Source | readonly Source[]): Promise<FileReference[]> {
+  const parts = Array.isArray(base) ? (base as readonly Source[]) : [base as Source]
+  return (await Promise.all(parts.map(part => baseFiles(platform, part)))).flat()
+}
+
+/** A file, or what a folder holds of a base model: its config.json, or else GGUF files, and its weights. */
+async function baseFiles(platform: Platform, part: Source): Promise<readonly FileReference[]> {
+  if (typeof part !== 'string' && !(part instanceof URL)) {
+    const file = fileFrom(part, 0)
+    return [{ ...file, name: file.name || 'base model' }]
   }
   if (!platform.resolvePath) throw bad('the base model is a path or an address; in a browser, give a File or Blob')
-  const { files } = await platform.resolvePath(base)
-  const [only] = files.length === 1 ? files : files.filter(({ name }) => baseName(name) === 'config.json')
-  if (!only) throw bad(`'${String(base)}' holds no config.json; give the base model's config.json or GGUF file`, String(base))
-  return only
+  const { files } = await platform.resolvePath(part)
+  if (files.length === 1) return files
+  const those = (matches: (name: string) => boolean): FileReference[] => files.filter(({ name }) => matches(baseName(name)))
+  const config = those(name => name === 'config.json')
+  const found = [...(config.length > 0 ? config : those(name => name.endsWith('.gguf'))), ...those(name => name.endsWith('.safetensors') && !properNames.includes(name))]
+  if (found.length === 0) throw bad(`'${String(part)}' holds nothing of a base model; give its config.json, GGUF file or safetensors files`, String(part))
+  return found
 }
 
 function fileFrom(part: Blob | ArrayBuffer | ArrayBufferView, index: number): FileReference {

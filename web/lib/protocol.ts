@@ -3,7 +3,7 @@
 
 import type { ErrorData } from './error.js'
 import type { AdapterValue, ModuleRankValue, ModuleWeightValue, PlanValue, ReportValue, SurveyValue, TensorValue } from './generated/core-single.mjs'
-import type { ExtraKind, MethodName, MethodOptions } from './generated/registry.js'
+import type { ExtraKind, Policy, MethodName, MethodOptions } from './generated/registry.js'
 import type { FileReference } from './source.js'
 import type { OutputReference, SinkResult } from './sink.js'
 
@@ -24,9 +24,10 @@ export interface OnnxLayout {
 
 /**
  * What happens to tensors that are no LoRA factors, by their kind. `refuse`: the merge is refused; `drop`: they are left
- * out; `first`: that of the first adapter; `average`, `sum`: over the adapters that have it, by their weights.
+ * out; `first`: that of the first adapter; `average`, `sum`: over the adapters that have it, by their weights; `merge`:
+ * with the factors, which for DoRA takes the base model's weights. Which of them a kind allows, `extraKinds` says.
  */
-export type Policies = { readonly [K in ExtraKind]?: 'refuse' | 'drop' | 'first' | 'average' | 'sum' }
+export type Policies = { readonly [K in ExtraKind]?: Policy }
 
 /** A recipe with nothing left to default, and its inputs. */
 export interface Job {
@@ -44,8 +45,8 @@ export interface Job {
   readonly format: string
   readonly onnx: OnnxLayout
   readonly policies: Policies
-  /** The base model's config.json or GGUF file. */
-  readonly base?: FileReference
+  /** What is known of the base model: its config.json or GGUF file, its safetensors files. */
+  readonly base: readonly FileReference[]
   /** Whether the written file tells where it comes from. */
   readonly metadata: boolean
   /** Converting: the only adapter's scales are written as they are. */

@@ -76,15 +76,20 @@ async function readHeader(tools: Tools, source: ByteSource): Promise<Uint8Array>
   }
 }
 
-/** Tells the session what the base model is: its config.json, or its GGUF file, of which the header is enough. */
-async function openBase(tools: Tools, session: Session, reference: FileReference): Promise<void> {
+/** Tells the session what the base model is, by one of its files; one with weights stays open. */
+async function openBase(tools: Tools, session: Session, reference: FileReference, sources: ByteSource[]): Promise<void> {
   const source = await tools.open(reference)
+  let isKept = false
   try {
-    const start = await source.read(0, Math.min(4, source.size))
-    const isGguf = new TextDecoder().decode(start) === 'GGUF'
-    check(session.setBase(source.name, isGguf ? await readHeader(tools, source) : await readWhole(source), source.size))
+    const start = await source.read(0, Math.min(8, source.size))
+    const isGguf = new TextDecoder().decode(start.subarray(0, 4)) === 'GGUF'
+    // The top of a length in a safetensors file, and never zero in a text.
+    const hasWeights = !isGguf && start[7] === 0
+    check(session.setBase(source.name, isGguf || hasWeights ? await readHeader(tools, source) : await readWhole(source), source.size))
+    isKept = hasWeights
   } finally {
-    await source.close()
+    if (isKept) sources.push(source)
+    else await source.close()
   }
 }
 
@@ -119,7 +124,7 @@ async function openAll(tools: Tools, session: Session, sources: ByteSource[], jo
     checkCancelled(listener)
     await openAdapter(tools, session, adapter, sources)
   }
-  if (job.base) await openBase(tools, session, job.base)
+  for (const file of job.base) await openBase(tools, session, file, sources)
 }
 
 interface CheckedPlan {
@@ -272,7 +277,7 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
     }
     const inputHashes: string[] = []
     const outputHashes: string[] = []
-    if (wantsHashes) for (const source of sources) inputHashes.push(await hash(source))
+    if (wantsHashes) for (const source of sources.slice(0, job.adapters.length)) inputHashes.push(await hash(source))
     // With the hashes, which the output's metadata repeats.
     if (wantsHashes) first = makePlan(session, job, inputHashes)
     // 1 is kept for the moment when the result is complete.

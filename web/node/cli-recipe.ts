@@ -89,8 +89,9 @@ export function onnxNames(text: string): [string, string] {
 
 export function policies(text: string, earlier: Policies = {}): Policies {
   const [kind, what] = assignment(text, 'KIND=WHAT')
-  if (!extraKinds.some(({ name }) => name === kind)) throw new InvalidArgumentError(`There is no kind ${kind}.`)
-  if (!['refuse', 'drop', 'first', 'average', 'sum'].includes(what)) throw new InvalidArgumentError('It must be refuse, drop, first, average or sum.')
+  const known = extraKinds.find(({ name }) => name === kind)
+  if (!known) throw new InvalidArgumentError(`There is no kind ${kind}.`)
+  if (!known.policies.some(policy => policy === what)) throw new InvalidArgumentError(`For ${kind} it must be one of ${known.policies.join(', ')}.`)
   return { ...earlier, [kind]: what }
 }
 

@@ -14,7 +14,7 @@ interface OutputFlags extends CommonFlags {
   output: string
   report?: string
   format: 'same' | FormatName
-  base?: string
+  base?: string[]
   policy?: Policies
   onnxNames?: [string, string]
   onnxLayout: 'matmul' | 'peft'
@@ -46,7 +46,7 @@ function formatOption(): Option {
 }
 
 function baseOption(): Option {
-  return new Option('--base <path>', "the base model's folder, config.json or GGUF file: for GGUF adapters that are made from others, or merged with others")
+  return new Option('--base <path>', "the base model's folder, config.json or GGUF file: for GGUF adapters that are made from others, or merged with others; its folder or safetensors file: for merging DoRA; may be repeated").argParser<string[]>((path, earlier = []) => [...earlier, path])
 }
 
 function withOutput(command: Command): Command {
@@ -103,7 +103,7 @@ function formatOf({ format, base, policy }: FormatFlags): Pick<Recipe, 'format' 
 
 function policyOption(): Option {
   const kinds = extraKinds.map(({ name }) => name).join(', ')
-  return new Option('--policy <kind=what>', `what happens to tensors that are no LoRA factors, and otherwise refused (${kinds}): drop, first, average or sum; may be repeated`).argParser(policies)
+  return new Option('--policy <kind=what>', `what happens to tensors that are no LoRA factors, and otherwise refused (${kinds}): drop, first, average or sum, and merge for DoRA; may be repeated`).argParser(policies)
 }
 
 /** What only commands that write take. */
