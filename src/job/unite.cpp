@@ -177,8 +177,30 @@ Status checkPart(const PlannedModule& module, WrittenName::Kind kind, Dialect di
                                    infoOf(dialect).name + ", which can only be linear");
 }
 
+/// Sets what a module is in the result.
+Result<WrittenName::Kind> setName(PlannedModule& module, const NamedModules& named) {
+  auto written = named.writtenName(module);
+  if (!written) return written.error();
+  const WrittenName::Kind kind = written->kind;
+  module.name = std::move(written->name);
+  module.expert = written->expert;
+  module.experts = written->experts;
+  module.fused = std::move(written->rows);
+  module.fusedRows = written->fusedRows;
+  const auto heads = named.writtenHeads(module.name, module.out);
+  if (!heads) return heads.error();
+  module.rowHeads = *heads;
+  const bool isExpert = kind == WrittenName::Kind::Expert;
+  if (Status fits = checkWritable(named.dialect, module.path, module.kind, isExpert); !fits)
+    return fits.error();
+  if (Status read = checkReadable(named.dialect, module.name, module.kind); !read) return read.error();
+  if (Status fits = checkPart(module, kind, named.dialect); !fits) return fits.error();
+  return kind;
+}
+
 /// Sets what the modules are in the result, and brings those together that share a pair there.
-Status setNames(std::vector<PlannedModule>& modules, const NamedModules& named) {
+Status setNames(std::vector<PlannedModule>& modules, const NamedModules& named,
+                std::span<const AdapterFile> adapters) {
   using Kind = WrittenName::Kind;
   struct Pair {
     size_t first;
@@ -188,29 +210,20 @@ Status setNames(std::vector<PlannedModule>& modules, const NamedModules& named) 
   std::map<std::string, Pair> pairs;
   for (size_t m = 0; m < modules.size(); ++m) {
     PlannedModule& module = modules[m];
-    auto written = named.writtenName(module);
-    if (!written) return written.error();
-    const Kind kind = written->kind;
-    module.name = std::move(written->name);
-    module.expert = written->expert;
-    module.experts = written->experts;
-    module.fused = std::move(written->rows);
-    module.fusedRows = written->fusedRows;
-    const auto heads = named.writtenHeads(module.name, module.out);
-    if (!heads) return heads.error();
-    module.rowHeads = *heads;
-    const bool isExpert = kind == Kind::Expert;
-    if (Status fits = checkWritable(named.dialect, module.path, module.kind, isExpert); !fits) return fits;
-    if (Status read = checkReadable(named.dialect, module.name, module.kind); !read) return read;
-    if (Status fits = checkPart(module, kind, named.dialect); !fits) return fits;
-    Pair& pair = pairs.try_emplace(module.name, Pair{m, kind, {}}).first->second;
-    if (pair.kind != kind || !pair.parts.insert(partOf(module)).second) {
+    const auto kind = setName(module, named);
+    if (!kind) {
+      Error error = kind.error();
+      error.file = adapters[module.sources.front().adapter].file;
+      return error;
+    }
+    Pair& pair = pairs.try_emplace(module.name, Pair{m, *kind, {}}).first->second;
+    if (pair.kind != *kind || !pair.parts.insert(partOf(module)).second) {
       return fail(Code::badFormat, "the modules " + shownName(modules[pair.first].path) + " and " +
                                        shownName(module.path) + " have the same name in the format " +
                                        infoOf(named.dialect).name);
     }
     const PlannedModule& other = modules[pair.first];
-    const bool sameOut = kind == Kind::Fused ? module.fusedRows == other.fusedRows : module.out == other.out;
+    const bool sameOut = *kind == Kind::Fused ? module.fusedRows == other.fusedRows : module.out == other.out;
     if (module.in != other.in || !sameOut) {
       return fail(Code::shapeMismatch, "the modules " + shownName(other.path) + " and " +
                                            shownName(module.path) + " are parts of one, " +
@@ -304,7 +317,7 @@ Result<std::vector<PlannedModule>> uniteModules(std::span<const AdapterFile> ada
   if (leftOut > 0 && byPattern)
     notices.push_back(counted(leftOut, "module") + " have weight 0 in every adapter and are left out");
   if (Status shared = checkOverlap(adapters, modules, notices); !shared) return shared.error();
-  if (Status done = setNames(modules, named); !done) return done.error();
+  if (Status done = setNames(modules, named, adapters); !done) return done.error();
   return modules;
 }
 

@@ -102,6 +102,16 @@ TEST(MixedDialects, WhatCannotBeTheSameModelIsRefused) {
                 .find("peft/adapter_model"),
             std::string::npos);
   expectCode(mergeAll({sample(Dialect::Peft)}, converting("zip")), Code::badFormat);
+  // Of several, the one that has the module which the format cannot name.
+  TestAdapter other = sampleOf(Dialect::Peft, {pairsFor(Dialect::Peft, 12)[0],
+                                               randomPair(random, 4, 12, 9, "base_model.model.q_proj")})
+                          .adapter;
+  other.name = "other";
+  Recipe recipe;
+  recipe.format = "mlx";
+  const auto unnamed = mergeAll({sample(Dialect::Peft), other}, recipe);
+  expectCode(unnamed, Code::badFormat);
+  EXPECT_EQ(unnamed.error().file, "other/adapter_model.safetensors");
 }
 
 }  // namespace
