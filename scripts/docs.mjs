@@ -109,7 +109,8 @@ const lycoris = format => yes(`LyCORIS > comes out as pairs of the same delta: $
 const onlyItself = format => cell('written from files of its own only', `names > of others are not written to: ${format}`)
 const fused = format => cell('fused modules, written from their parts, have the ranks of all', 'Fused.PartsStandSideBySide', `names > of parts are put together to fused ones: ${format}`)
 const stacks = format => yes(`Experts.AreWrittenAsTheyWereRead/${format}`, `Experts.AreMergedOneByOne/${format}`)
-const noResiduals = cell('DoRA, OFT, norms and biases are refused', 'Lycoris.WhatIsNoSumOfUnitsIsListed')
+const noResiduals = cell('OFT is refused, norms and biases unless a policy says otherwise', 'Lycoris.WhatIsNoSumOfUnitsIsListed', 'Policies.SayWhatBecomesOfWhatIsNoFactor')
+const withBase = (format, ...tests) => cell('with the base model', ...tests, inEvery('MergesDoraOnlyWhereItsMeaningIsCertain', format))
 
 /** What the table of dialects does not say, or not alone: each cell with the tests that show it. Cells without tests are errors. */
 const formatCells = {
@@ -120,8 +121,9 @@ const formatCells = {
     embedding: yes('Session.KeepsConvolutionsAndEmbeddings'),
     lycoris: noLycoris('peft'),
     experts: stacks('peft'),
+    dora: withBase('peft', 'Dora.IsMergedExactlyWithTheBaseModelsWeights', 'Dora.ComesThroughAConversionAsItIs'),
     limits: [
-      cell('DoRA, biases and fully trained modules are refused', 'Peft.ListsWhatItCannotCarry'),
+      cell('biases and fully trained modules are refused unless a policy says otherwise', 'Peft.ListsWhatItCannotCarry', 'Policies.ConfigsOfPeftSayWhatIsKept', 'Policies.BiasesOfFactorsGoThroughTheirModulesScale'),
       cell('experts as one parameter are not converted', 'PeftParameters.StayAmongThemselves'),
     ],
   },
@@ -137,6 +139,7 @@ const formatCells = {
     scale: ['Dialects.DiffusersOwnConfigGivesScales'],
     convolution: convolutions('diffusers'),
     lycoris: lycoris('diffusers'),
+    dora: withBase('diffusers', 'Dora.OfConvolutionsAndDiffusersIsMerged'),
     limits: [cell('old and middle names are read as current ones', 'Dialects.OldNamesOfDiffusersAreThoseOfToday')],
   },
   comfy: {
@@ -189,6 +192,7 @@ const formatCells = {
     convolution: no('convolutions > are not written where a format has none: onnx'),
     embedding: no('embeddings > are not written to: onnx'),
     lycoris: no('formats that are only written > are refused as inputs: onnx'),
+    dora: no('formats that are only written > are refused as inputs: onnx'),
     limits: [cell('below 2 GB', 'OnnxAdapter.WritesBelowTwoGigabytes')],
   },
 }
@@ -222,6 +226,7 @@ async function formatsPage(path) {
       embeddings,
       'stacked experts': experts,
       LyCORIS: own.lycoris,
+      DoRA: own.dora ?? no(inEvery('MergesDoraOnlyWhereItsMeaningIsCertain', name)),
       limits: { text: own.limits.map(({ text }) => text).join('; '), tests: own.limits.flatMap(({ tests }) => tests) },
     }
     for (const [column, { tests }] of Object.entries(cells)) {
@@ -233,7 +238,7 @@ async function formatsPage(path) {
   })
   const table = (head, line) => [`| ${head.join(' | ')} |`, `|${' --- |'.repeat(head.length)}`, ...rows.map(row => `| ${line(row).join(' | ')} |`)].join('\n')
   const first = table(['format', 'written as', 'read', 'written', 'told by', 'where a scale stands'], ({ name, files, cells }) => [`\`${name}\``, files, ...['read', 'written', 'told by', 'scale'].map(column => cells[column].text)])
-  const kinds = ['linear', 'convolutions', 'embeddings', 'stacked experts', 'LyCORIS', 'limits']
+  const kinds = ['linear', 'convolutions', 'embeddings', 'stacked experts', 'LyCORIS', 'DoRA', 'limits']
   const second = table(['format', ...kinds], ({ name, cells }) => [`\`${name}\``, ...kinds.map(kind => cells[kind].text)])
   const shown = rows.map(({ name, cells }) => `- \`${name}\`: ${Object.entries(cells).map(([column, { tests }]) => `${column}: ${tests.map(test => `\`${test}\``).join(', ')}`).join('; ')}`)
   const text = await readFile(path, 'utf8')

@@ -4,6 +4,7 @@
 #include <bit>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "adapter/ggml_names.h"
@@ -123,6 +124,38 @@ Result<Outcome> mergeEntries(const Plan& plan, const ModuleUnits& units, EntryMe
       gramsOfRows(kernels, units, request.rank, single ? GramPrecision::Single : GramPrecision::Double);
   if (!grams) return grams.error();
   return Outcome{std::vector<float>(request.rank, 1.0f), std::move(*grams), {}, {}, {}};
+}
+
+/// Copies a matrix of binary64, `factor` times, turned around where one side of the copy is.
+void copyDoubles(const TensorInfo& tensor, const std::byte* source, double factor, bool isTurned,
+                 std::byte* target) {
+  const auto rows = static_cast<size_t>(tensor.shape[0]);
+  const size_t columns = static_cast<size_t>(tensor.end - tensor.begin) / sizeof(double) / rows;
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t c = 0; c < columns; ++c) {
+      double value;
+      std::memcpy(&value, source + (r * columns + c) * sizeof value, sizeof value);
+      value *= factor;
+      std::memcpy(target + (isTurned ? c * rows + r : r * columns + c) * sizeof value, &value, sizeof value);
+    }
+  }
+}
+
+/// Factors in binary64 that are only converted: written as they are, where the way through binary32 rounds
+/// them.
+void keepDoubles(const Plan& plan, const PlannedModule& module, std::span<const std::byte> input,
+                 const ModuleOutput& output) {
+  const PlannedSource& source = module.sources.front();
+  const bool isPlain = !source.expanded && source.rowHeads == 0 && module.rowHeads == 0 &&
+                       source.sliceB.isWhole() && module.sliceB.isWhole() && module.written == source.rank &&
+                       (source.scale == 1 || source.foldIntoB);
+  if (!plan.recipe.keepScales || !isPlain) return;
+  if (source.a.dtype == DType::F64 && module.a.dtype == DType::F64)
+    copyDoubles(source.a, input.data() + source.atA, 1, source.transposedA != module.turnedA,
+                output.a.data());
+  if (source.b.dtype == DType::F64 && module.b.dtype == DType::F64)
+    copyDoubles(source.b, input.data() + source.atB, source.scale, source.transposedB != module.turnedB,
+                output.b.data());
 }
 
 /// Writes the merged rows, each multiplied by its factor, as the output's dialect has them.
@@ -256,6 +289,7 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, const PlannedGroup& 
     Status packed =
         packModule(kernels, module, units, std::move(outcome->factors), input, outputs[g], workspace);
     if (!packed) return packed.error();
+    keepDoubles(plan, module, input, outputs[g]);
     reports.push_back(describe(plan, module, adapters.size(), units, std::move(*outcome)));
     const auto end = std::chrono::steady_clock::now();
     reports.back().seconds = std::chrono::duration<double>(end - begin).count();

@@ -146,7 +146,8 @@ describe('command line', () => {
       await writeFile(join(made, 'adapter_config.json'), config({ use_dora: true }))
       const output = join(folder, 'merged')
       expect(await run('merge', made, '-o', output)).toMatchObject({ code: 1, stderr: expect.stringMatching(/unsupported_tensors: .*lora_magnitude_vector/) as string })
-      expect((await run('plan', made, '--base', base)).stdout).toMatch(/lora_magnitude_vector \(dora\): merge/)
+      // Two of them are compared, too.
+      expect((await run('plan', made, made, '--base', base)).stdout).toMatch(/lora_magnitude_vector \(dora\): merge[^]*cosines/)
       expect(await run('merge', made, '--policy', 'dora=average', '-o', output)).toMatchObject({ code: 2, stderr: expect.stringContaining('refuse, drop, merge') as string })
       expect(await run('merge', made, '--base', join(base, 'config.json'), '--base', join(base, 'model.safetensors'), '--method', 'cat', '-o', output)).toMatchObject({ code: 0, stderr: '' })
       // One adapter at weight 1 comes back.

@@ -174,10 +174,14 @@ export function defineFormats(merger: () => Merger, examples: readonly [Uint8Arr
       expect(await failure(merger().merge(inputs, { method: 'cat' }))).toMatchObject({ code: 'unsupported_tensors', tensor: key })
       const recipe = { method: 'cat', base: shards.map((bytes, i) => new File([bytes], `model-${i}.safetensors`)) } as const
       expect((await merger().plan(inputs, recipe)).extras).toContainEqual({ adapter: 1, tensor: key, kind: 'dora', policy: 'merge' })
+      const { base: weights } = recipe
+      expect((await merger().compare(inputs, { base: weights })).modules).toHaveLength(1)
+      expect(await failure(merger().compare(inputs))).toMatchObject({ code: 'unsupported_tensors' })
+      expect((await merger().compare(inputs, { policies: { dora: 'drop' } })).modules).toHaveLength(1)
       const { files, totals } = await merger().merge(inputs, recipe).then(({ files, report }) => ({ files, totals: report.totals }))
       expect(totals.inputBytes).toBeGreaterThan(5 * 6 * 4)
       expect(JSON.parse(await (files[1] as File).text())).toMatchObject({ use_dora: true })
-      const [a, b] = pair().map(({ shape, values }) => ({ shape, values: Float32Array.from(values) })) as [Values, Values]
+      const [a, b] = pair().map(({ shape, values = [] }) => ({ shape, values: Float32Array.from(values) })) as [Values, Values]
       const wanted = weight.map((value, at) => value + magnitudes.reduce((sum, magnitude, i) => sum + (i === 0 ? 1 : -0.5) * ((dora(weight, a, b, (2 + i) / 2, magnitude)[at] as number) - value), 0))
       const merged = await parsed(files)
       const made = dora(weight, merged.get(keyA('layer')) as Values, merged.get(keyB('layer')) as Values, 1, (merged.get(key) as Values).values)

@@ -121,7 +121,10 @@ async function suggest(): Promise<void> {
   const controller = (suggesting = new AbortController())
   suggestButton.disabled = true
   try {
+    const { base, policies } = form.output
     const comparison = await merger.compare(adapters.inputs, {
+      ...(base && { base }),
+      ...(policies && { policies }),
       signal: controller.signal,
       onProgress: ({ modulesDone, modules }) => {
         suggestText.textContent = `Looked at ${modulesDone} of ${modules} modules`

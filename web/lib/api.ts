@@ -46,6 +46,9 @@ export interface Recipe extends MethodOptions {
   readonly metadata?: boolean
 }
 
+/** What looking at adapters needs of a recipe, and how its call is watched. */
+export interface CompareOptions extends Pick<MergeOptions, 'signal' | 'onProgress'>, Pick<Recipe, 'base' | 'policies'> {}
+
 /** How an adapter is to be converted. */
 export interface Conversion extends Pick<Recipe, 'dtype' | 'metadata' | 'base' | 'onnx' | 'policies'> {
   readonly format: FormatName
@@ -103,9 +106,10 @@ export interface Merger {
   inspect(input: MergeInput, options?: Pick<MergeOptions, 'signal'>): Promise<Inspection>
   /**
    * How adapters stand to each other, and how they are best merged. Reads all weights, and of each input its
-   * weight. Rejects with MergeError wherever merge() would refuse, or with the signal's reason.
+   * weight. Of what is no LoRA factor only DoRA's magnitudes count, with the base model's weights. Rejects with MergeError
+   * wherever merge() would refuse, or with the signal's reason.
    */
-  compare(inputs: readonly MergeInput[], options?: Pick<MergeOptions, 'signal' | 'onProgress'>): Promise<Comparison>
+  compare(inputs: readonly MergeInput[], options?: CompareOptions): Promise<Comparison>
   /** What a merge would do, weights unread. Rejects with MergeError wherever merge() would refuse. */
   plan(inputs: readonly MergeInput[], recipe?: Recipe, options?: Pick<MergeOptions, 'signal'>): Promise<MergePlan>
   /** Merges adapters. Rejects with MergeError, or with the signal's reason. */
@@ -163,8 +167,10 @@ export function defineApi(platform: Platform): Api {
         const { adapter } = await resolveInput(platform, input, 0)
         return call('inspect', { adapter }, options)
       },
-      async compare(inputs, options = {}) {
-        const job = await jobOf(platform, inputs, { method: 'svd', rank: 'auto' })
+      async compare(inputs, { base, policies = {}, ...options } = {}) {
+        // What would be kept as it is has no part in a comparison.
+        const looked = Object.entries(policies).map(([kind, policy]) => [kind, policy === 'refuse' || policy === 'merge' ? policy : 'drop'] as const)
+        const job = await jobOf(platform, inputs, { method: 'svd', rank: 'auto', policies: Object.fromEntries(looked), ...(base !== undefined && { base }) })
         return comparisonOf(
           job.adapters.map(({ label }) => label),
           job.weights,

@@ -70,11 +70,12 @@ function withHeadersOnly(command: Command): Command {
 }
 
 /** How several adapters stand to each other, unless the flags forbid to read weights. */
-async function compareAll(merger: Merger, inputs: readonly WeightedInput[], flags: LookFlags, signal: AbortSignal): Promise<Comparison | undefined> {
+async function compareAll(merger: Merger, inputs: readonly WeightedInput[], flags: LookFlags & Partial<FormatFlags>, signal: AbortSignal): Promise<Comparison | undefined> {
   if (flags.headersOnly || inputs.length < 2) return undefined
   const bar = progressBar()
   try {
-    return await merger.compare(inputs, { signal, onProgress: bar.update })
+    const { base, policy } = flags
+    return await merger.compare(inputs, { signal, onProgress: bar.update, ...(base && { base }), ...(policy && { policies: policy }) })
   } finally {
     bar.end()
   }

@@ -19,7 +19,7 @@ export const merge = api.merge
 export const convert = api.convert
 
 export { extraKinds, formats, methods, version } from '../lib/api.js'
-export type { Conversion, ExtraKind, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Policies, Progress, RankRule, Recipe } from '../lib/api.js'
+export type { CompareOptions, Conversion, ExtraKind, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Policies, Progress, RankRule, Recipe } from '../lib/api.js'
 export type { Advice, Reason } from '../lib/advice.js'
 export { worstModules } from '../lib/comparison.js'
 export type { Comparison, ModuleComparison, Relations } from '../lib/comparison.js'
