@@ -64,22 +64,22 @@ enum class StackLayout : uint8_t {
 /// What a dialect is called, and what its files are.
 struct DialectInfo {
   Dialect dialect;
-  const char* name;        ///< for people and recipes: "peft"
-  const char* sentence;    ///< whose files these are
-  Naming naming;           ///< which modules its paths can be known to be the same as
-  const char* tensorFile;  ///< what a written file is called where the user does not say
-  const char* configFile;  ///< nullptr: the tensor file says it all
-  FileKind file;
+  const char* name;                  ///< for people and recipes: "peft"
+  const char* sentence;              ///< whose files these are
+  Naming naming;                     ///< which modules its paths can be known to be the same as
+  const char* tensorFile;            ///< what a written file is called where the user does not say
+  const char* configFile = nullptr;  ///< nullptr: the tensor file says it all
+  FileKind file = FileKind::Safetensors;
   /// Whether A is stored in x rank and B rank x out, the other way round than everywhere else.
-  bool transposed;
-  bool hasEmbeddings;       ///< whether it can hold the factors of an embedding
-  bool keysTellEmbeddings;  ///< whether these have keys of their own; or else the module's name tells
-  bool hasConvolutions;     ///< whether factors may be kernels
-  StackLayout stacks;
-  ScalePlace scales;  ///< Config: one for all modules
-  bool alphaTensors;  ///< whether a module's alpha is a tensor beside its factors
-  bool isRead;        ///< false: it is only written
-  bool hasOneRank;    ///< whether all modules must have the same rank, the config's
+  bool transposed = false;
+  bool hasEmbeddings = false;      ///< whether it can hold the factors of an embedding
+  bool keysTellEmbeddings = true;  ///< whether these have keys of their own; or else the module's name tells
+  bool hasConvolutions = false;    ///< whether factors may be kernels
+  StackLayout stacks = StackLayout::None;
+  ScalePlace scales = ScalePlace::Nowhere;  ///< Config: one for all modules
+  bool alphaTensors = false;                ///< whether a module's alpha is a tensor beside its factors
+  bool isRead = true;                       ///< false: it is only written
+  bool hasOneRank = false;                  ///< whether all modules must have the same rank, the config's
 };
 
 std::span<const DialectInfo> dialects();
