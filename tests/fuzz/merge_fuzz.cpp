@@ -445,9 +445,9 @@ void checkMerged(const Outcome& outcome) {
       require(isFinite(*tensor, outcome.file.data() + tensor->begin), "what is written is finite");
   }
   for (const PlannedExtra& extra : outcome.plan.extras) {
-    require(extra.policy == Policy::First ||
+    require(extra.isCopied() ||
                 isFinite(outcome.plan.extraTensors[extra.tensor], outcome.file.data() + extra.out.begin),
-            "sums and averages are finite");
+            "what is computed is finite");
   }
 }
 

@@ -203,7 +203,7 @@ inline void checkExtras(const Plan& plan, std::span<const AdapterFile> adapters)
       const ExtraFate& own = plan.extraFates[fate++];
       require(own.adapter == i && own.tensor == item.tensor && own.kind == item.kind, "fates stand in order");
       require(own.policy != Policy::Refuse, "what is refused is not planned");
-      require(own.policy == Policy::Drop || infoOf(own.kind).canBeKept, "only some kinds can be kept");
+      require(infoOf(own.kind).allows(own.policy), "each kind has its policies");
       if (own.policy != Policy::Drop && item.place) kept.insert(item.tensor);
     }
   }

@@ -86,11 +86,12 @@ inline Recipe takeRecipe(Input& input, size_t adapters, std::span<const std::str
     for (size_t i = 0; i < recipe.rank; ++i) recipe.start.push_back(static_cast<uint32_t>(input.below(9)));
   }
   // What is no factor: all that can be kept in one way and the rest left out, or each kind by itself.
-  constexpr Policy kPolicies[] = {Policy::Drop, Policy::First, Policy::Average, Policy::Sum, Policy::Refuse};
+  constexpr Policy kPolicies[] = {Policy::Drop, Policy::First,  Policy::Average,
+                                  Policy::Sum,  Policy::Refuse, Policy::Merge};
   if (more >= 4 && more < 9) {
     for (const ExtraInfo& kind : extraKinds()) {
       const Policy policy = more == 8 ? input.oneOf(kPolicies) : kPolicies[more - 4];
-      recipe.policies.emplace_back(kind.kind, kind.canBeKept || anything ? policy : Policy::Drop);
+      recipe.policies.emplace_back(kind.kind, kind.allows(policy) || anything ? policy : Policy::Drop);
     }
   }
   // At times a dialect of the other naming, or none.
