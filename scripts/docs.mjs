@@ -76,7 +76,7 @@ async function knownTests() {
     for (const file of await readdir(join(project, 'tests', folder))) {
       const text = await readFile(join(project, 'tests', folder, file), 'utf8')
       if (folder === 'core') {
-        for (const [, kind, suite, name] of text.matchAll(/^(TEST|TEST_P)\((\w+), (\w+)\)/gm)) tests.push({ suite, name, isForEach: kind === 'TEST_P' })
+        for (const [, kind, suite, name] of text.matchAll(/^(TEST|TEST_P|TEST_F)\((\w+), (\w+)\)/gm)) tests.push({ suite, name, isForEach: kind === 'TEST_P' })
         continue
       }
       const suites = [...text.matchAll(/^ *describe\('([^']*)'/gm)].map(([, title]) => title)

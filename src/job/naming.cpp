@@ -74,6 +74,33 @@ Result<std::string> architectureOf(std::span<const AdapterFile> adapters, const 
   return architecture;
 }
 
+/// Sets the modules of all adapters under canonical names. `keepsFused`: as in canonicalModules().
+Status setCanonical(NamedModules& named, std::span<const AdapterFile> adapters, bool keepsFused) {
+  named.modules.clear();
+  for (const AdapterFile& adapter : adapters) {
+    auto canonical = canonicalModules(adapter.catalogue, named.base, keepsFused);
+    if (!canonical) {
+      Error error = canonical.error();
+      error.file = adapter.file;
+      return error;
+    }
+    named.families = named.modules.empty() ? canonical->families : named.families & canonical->families;
+    if (named.families == 0)
+      return failAt(Code::mixedDialects, "the adapter is of another model than those before it", adapter, {});
+    named.modules.push_back(std::move(canonical->modules));
+  }
+  return {};
+}
+
+/// Whether there are modules that the result has only as rows of others.
+bool hasParts(const NamedModules& named) {
+  return std::ranges::any_of(named.modules, [&](const std::vector<AdapterModule>& modules) {
+    return std::ranges::any_of(modules, [&](const AdapterModule& module) {
+      return fusedIn(named.dialect, module.path, module.in, module.out, named.families).has_value();
+    });
+  });
+}
+
 }  // namespace
 
 Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Recipe& recipe,
@@ -116,24 +143,16 @@ Result<NamedModules> nameModules(std::span<const AdapterFile> adapters, const Re
     named.architecture = std::move(*architecture);
   }
   named.areNative = given.size() == 1 && named.dialect == *given.begin();
+  if (named.areNative) {
+    for (const AdapterFile& adapter : adapters) named.modules.push_back(adapter.catalogue.modules);
+    return named;
+  }
   // Between dialects that fuse the same modules these stay whole: their parts would share A, and write it as
-  // many times.
-  const bool keepsFused = hasFusedModules(named.dialect) && std::ranges::all_of(given, hasFusedModules);
-  for (const AdapterFile& adapter : adapters) {
-    if (named.areNative) {
-      named.modules.push_back(adapter.catalogue.modules);
-      continue;
-    }
-    auto canonical = canonicalModules(adapter.catalogue, named.base, keepsFused);
-    if (!canonical) {
-      Error error = canonical.error();
-      error.file = adapter.file;
-      return error;
-    }
-    named.families = named.modules.empty() ? canonical->families : named.families & canonical->families;
-    if (named.families == 0)
-      return failAt(Code::mixedDialects, "the adapter is of another model than those before it", adapter, {});
-    named.modules.push_back(std::move(canonical->modules));
+  // many times. Some files of kohya's have the parts one by one, though.
+  const bool mayKeepFused = hasFusedModules(named.dialect) && std::ranges::all_of(given, hasFusedModules);
+  if (Status done = setCanonical(named, adapters, mayKeepFused); !done) return done.error();
+  if (mayKeepFused && hasParts(named)) {
+    if (Status done = setCanonical(named, adapters, false); !done) return done.error();
   }
   return named;
 }

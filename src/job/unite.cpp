@@ -86,7 +86,10 @@ Status addSource(PlannedModule& planned, const AdapterModule& module, uint32_t a
                     adapters[adapter], module.a.name);
     }
     // Where one adapter has the experts one by one.
-    if (planned.experts == 0) planned.experts = module.experts;
+    if (planned.experts == 0) {
+      planned.expert = module.expert;
+      planned.experts = module.experts;
+    }
     // The same whatever the order of the adapters: a convolution where one of them stores it as that.
     if (module.kind == ModuleKind::Convolution && planned.kind == ModuleKind::Linear) {
       planned.kind = module.kind;
@@ -144,9 +147,9 @@ Status checkOverlap(std::span<const AdapterFile> adapters, std::span<const Plann
 /// Sets the number of experts in each stack that is written: from an adapter that has the stack, or the base
 /// model. Modules of one stack stand side by side.
 Status setStackSizes(std::span<PlannedModule> modules, const NamedModules& named) {
-  const auto sizes = [](const PlannedModule& module) { return module.experts; };
-  const uint32_t size = std::ranges::max(modules, {}, sizes).experts;
-  const uint32_t experts = size == 0 && named.base ? named.base->experts : size;
+  uint32_t experts = 0;
+  for (const PlannedModule& module : modules) experts = std::max(experts, module.experts);
+  if (experts == 0 && named.base) experts = named.base->experts;
   if (experts == 0) {
     return fail(Code::baseMissing, "in the format " + std::string(infoOf(named.dialect).name) +
                                        " the experts of a mixture are one stack, for which their number is "
@@ -155,9 +158,9 @@ Status setStackSizes(std::span<PlannedModule> modules, const NamedModules& named
   for (PlannedModule& module : modules) {
     const bool differs = module.experts != 0 && module.experts != experts;
     if (differs || module.expert >= experts || experts > limits::kStackExperts) {
-      return fail(Code::shapeMismatch,
-                  "the module " + shownName(module.path) + " is expert " + std::to_string(module.expert) +
-                      " of " + std::to_string(module.experts) + ", others are of " + std::to_string(experts));
+      return fail(Code::shapeMismatch, "the module " + shownName(module.path) + " is none of the " +
+                                           std::to_string(experts) + " experts of the stack " +
+                                           shownName(module.name));
     }
     module.experts = experts;
   }

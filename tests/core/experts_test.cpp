@@ -606,6 +606,35 @@ TEST(Stacks, AndModulesOfOneNameAreRefused) {
                                   {"x[1].lora_b", DType::F32, {2, 5}, stack.experts[0].b}});
   Session session(1);
   expectCode(addTo(session, adapter), Code::duplicateModule);
+  // In another adapter it is that expert, or, under the stack's own name, nothing that could be written with
+  // it.
+  const auto plain = [&](const std::string& path) {
+    const Pair pair = randomPair(random, kRank, kOut, kIn);
+    return TestAdapter{"plain",
+                       makeSafetensors({{path + ".lora_a", DType::F32, {kIn, kRank}, pair.b},
+                                        {path + ".lora_b", DType::F32, {kRank, kOut}, pair.a}}),
+                       kMlxConfig};
+  };
+  const TestAdapter whole = adapterOf(Dialect::Mlx, {stack});
+  for (const auto& adapters : {std::vector{plain("x[1]"), whole}, std::vector{whole, plain("x[1]")}}) {
+    Recipe recipe;
+    recipe.method = "cat";
+    const Merged merged = must(mergeAll(adapters, recipe));
+    ASSERT_EQ(merged.plan.modules.size(), kExperts);
+    EXPECT_EQ(merged.plan.modules[1].sources.size(), 2u);
+    EXPECT_EQ(merged.plan.modules[1].expert, 1u);
+    EXPECT_EQ(merged.plan.modules[1].written, 2 * kRank);
+    EXPECT_LT(distance(deltasOf(Dialect::Mlx, merged.file, "x")[2], 2 * denseOf(stack.experts[2])), 1e-6);
+  }
+  Recipe recipe;
+  recipe.method = "cat";
+  const TestAdapter both{"both",
+                         makeSafetensors({{"x.lora_a", DType::F32, {kIn, kRank}, stack.experts[0].a},
+                                          {"x.lora_b", DType::F32, {kRank, kOut}, stack.experts[0].b},
+                                          {"x[1].lora_a", DType::F32, {kIn, kRank}, stack.experts[0].a},
+                                          {"x[1].lora_b", DType::F32, {kRank, kOut}, stack.experts[0].b}}),
+                         kMlxConfig};
+  expectCode(mergeAll({both, whole}, recipe), Code::badFormat);
 }
 
 /// NaN in one expert is found under its stack's name.

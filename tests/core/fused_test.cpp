@@ -238,6 +238,22 @@ TEST(Fused, AreMergedWithTheirParts) {
   }
 }
 
+/// OneTrainer flattens the names of diffusers, in files that are otherwise kohya's.
+TEST(Fused, AreSplitWhereAnotherFileHasTheParts) {
+  Random random(9);
+  const auto kohya = namesOf("kohya"), comfy = namesOf("comfy");
+  const Pair whole = randomPair(random, 2, kHidden, 3 * kHidden, kohya.qkv);
+  std::vector<Pair> parts = pairsOf(random, kQkv);
+  for (Pair& part : parts)
+    part.path = "lora_transformer_transformer_blocks_0_attn_" + part.path.substr(kDouble.size());
+  Recipe recipe;
+  recipe.method = "cat";
+  recipe.format = "comfy";
+  const Merged merged =
+      must(mergeAll({adapterOf(Dialect::Kohya, {whole}), adapterOf(Dialect::Kohya, parts)}, recipe));
+  EXPECT_LT(distance(deltaOf(merged, comfy.qkv), denseOf(whole) + stacked(parts)), 1e-6);
+}
+
 /// The original code has shift and scale, diffusers scale and shift.
 TEST(Fused, RowsInAnotherOrderAreExchanged) {
   Random random(6);

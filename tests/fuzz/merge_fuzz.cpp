@@ -31,7 +31,12 @@ struct Module {
   ModuleKind kind = ModuleKind::Linear;
   uint64_t in = 0, out = 0;
   std::vector<uint64_t> kernel;
+  uint64_t experts = 0;  // of a mixture, in one pair of tensors
 };
+
+// As PEFT has it.
+constexpr const char* kExperts = "model.layers.0.mlp.experts";
+constexpr const char* kParameter = "mlp.experts.up_proj";
 
 /// Modules that read the same input, and one that reads what two others write, as in a transformer's layer.
 std::vector<Module> takeModules(Input& input, Naming naming) {
@@ -42,7 +47,8 @@ std::vector<Module> takeModules(Input& input, Naming naming) {
                                            "model.layers.0.mlp.up_proj",
                                            "model.layers.0.mlp.down_proj",
                                            "model.embed_tokens",
-                                           "lm_head"};
+                                           "lm_head",
+                                           kExperts};
   constexpr const char* kDiffusion[] = {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
                                         "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k",
                                         "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_v",
@@ -52,14 +58,20 @@ std::vector<Module> takeModules(Input& input, Naming naming) {
                                         "transformer.transformer_blocks.0.attn.to_q",
                                         "transformer.transformer_blocks.0.attn.to_k"};
   const bool isDiffusion = naming == Naming::Diffusion;
-  const auto& paths = isDiffusion ? kDiffusion : kTransformers;
+  const auto paths =
+      isDiffusion ? std::span<const char* const>(kDiffusion) : std::span<const char* const>(kTransformers);
   // Blocks of Q8_0 are 32 elements; heads have an even number of rows.
   const uint64_t sides[] = {input.between(1, 16), 2 * input.between(1, 8), 1, 32};
-  const size_t count = input.between(1, 3), first = input.below(std::size(paths));
+  const size_t count = input.between(1, 3), first = input.below(paths.size());
   std::vector<Module> modules;
   for (size_t m = 0; m < count; ++m) {
-    const size_t number = (first + m) % std::size(paths);
+    const size_t number = (first + m) % paths.size();
     Module module{paths[number], {}, ModuleKind::Linear, input.oneOf(sides), input.oneOf(sides), {}};
+    if (paths[number] == kExperts) {
+      module.experts = input.between(1, 3);
+      modules.push_back(std::move(module));
+      continue;
+    }
     if (isDiffusion && number >= 6) {
       module.out = module.in;
       module.fused = "diffusion_model.double_blocks.0.img_attn.qkv";
@@ -114,6 +126,12 @@ uint64_t product(const std::vector<uint64_t>& shape) {
 
 /// What a dialect calls a module, and how much larger it is there; nothing where it does not have it.
 std::optional<MergedModule> moduleIn(Dialect dialect, const Module& module, uint64_t rank) {
+  if (module.experts > 0) {
+    const char* name = dialect == Dialect::Gguf  ? "blk.0.ffn_up_exps"
+                       : dialect == Dialect::Mlx ? "model.layers.0.mlp.switch_mlp.up_proj"
+                                                 : kExperts;
+    return MergedModule{name, module.kind, module.in, module.out, {}, rank, /*scale=*/1.0, module.experts};
+  }
   const bool isFused = !module.fused.empty() && (dialect == Dialect::Kohya || dialect == Dialect::Comfy);
   DiffusionFamilies families = setOf(DiffusionFamily::Sd1);
   if (!module.fused.empty()) families = setOf(DiffusionFamily::Flux);
@@ -265,6 +283,7 @@ Adapter takeAdapter(Input& input, Dialect dialect, const std::vector<Module>& mo
   auto& [header, data] = contents;
   std::set<std::string> names;
   std::string ranks;
+  bool hasExperts = false;
   for (const Module& module : modules) {
     const uint64_t rank = input.between(names.empty() ? 1 : 0, 4);
     const auto own = rank == 0 ? std::nullopt : moduleIn(dialect, module, rank);
@@ -279,7 +298,9 @@ Adapter takeAdapter(Input& input, Dialect dialect, const std::vector<Module>& mo
       header.tensors.push_back({keyOf(dialect, own->path, own->kind, Part::Alpha), dtype, {}, 0, 0});
       data.push_back(takeAlpha(input, dtype));
     }
-    ranks += (ranks.empty() ? "\"" : ",\"") + own->path + "\":" + std::to_string(rank);
+    ranks += (ranks.empty() ? "\"" : ",\"") + (own->experts > 0 ? kParameter : own->path) +
+             "\":" + std::to_string(rank);
+    hasExperts |= own->experts > 0;
   }
   const double alpha = takeNumber(input);
   const size_t flags = input.below(64);
@@ -292,7 +313,8 @@ Adapter takeAdapter(Input& input, Dialect dialect, const std::vector<Module>& mo
     adapter.config = std::string("{\"peft_type\":\"LORA\",\"lora_alpha\":") + number(alpha) +
                      ",\"use_rslora\":" + (flags & 1 ? "true" : "false") +
                      ",\"fan_in_fan_out\":" + (flags == 62 ? "true" : "false") + ",\"rank_pattern\":{" +
-                     ranks + "}}";
+                     ranks + "}" +
+                     (hasExperts ? ",\"target_parameters\":[\"" + std::string(kParameter) + "\"]" : "") + "}";
   return adapter;
 }
 

@@ -128,12 +128,14 @@ inline Recipe takeRecipe(Input& input, size_t adapters, std::span<const std::str
 /// The text of a base model's config.json; nothing for half of all inputs.
 inline std::optional<std::string> takeBase(Input& input) {
   if (!input.flag()) return std::nullopt;
-  constexpr const char* kTypes[] = {"llama", "qwen2", "mistral", "gpt2", "phi3", "unheard-of", ""};
+  constexpr const char* kTypes[] = {"llama", "qwen2",     "mistral",    "gpt2",
+                                    "phi3",  "qwen3_moe", "unheard-of", ""};
   const std::string type = input.oneOf(kTypes);
   const size_t heads = input.below(9), keyHeads = input.below(5);
   const bool tied = input.flag();
   return "{\"model_type\":\"" + type + "\",\"num_attention_heads\":" + std::to_string(heads) +
          ",\"num_key_value_heads\":" + std::to_string(keyHeads) +
+         ",\"num_experts\":" + std::to_string(keyHeads) +
          ",\"tie_word_embeddings\":" + (tied ? "true" : "false") + "}";
 }
 

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { Ajv } from 'ajv'
 import type { MergeReport } from 'lora-lego'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { adapter, badInputs, config, hexDigest, metadataOf, pair, parse, safetensors } from './fixtures.js'
+import { adapter, badInputs, config, hexDigest, metadataOf, pair, parse, safetensors, type TensorSpec } from './fixtures.js'
 import { deltasOf, distance, flatName, kohyaTensors, pairsOf } from './formats.js'
 import { malformed, malformedFormats, type Malformed } from './malformed.js'
 
@@ -73,6 +73,20 @@ describe('command line', () => {
     expect(sized).toMatchObject({ code: 0, stdout: expect.stringMatching(/16 -> \d to \d/) as string })
     expect((await stat(join(output, 'adapter_model.safetensors'))).size).toBeLessThanOrEqual(100_000)
     expect((await run('plan', 'examples/add3', '--method', 'svd', '--rank', 'energy=0.9')).stdout).toContain('chosen from the weights')
+  })
+
+  it('shows the experts of a stack as one kind of module', async () => {
+    const stack = (name: string, shape: number[]): TensorSpec => ({ name, shape, values: Array.from({ length: shape.reduce((product, side) => product * side) }, (_, i) => Math.sin(i + 1)) })
+    const module = 'model.layers.0.mlp.switch_mlp.up_proj'
+    const input = await write(join(folder, 'mixture'), [
+      new File([safetensors([stack(`${module}.lora_a`, [12, 2, 6]), stack(`${module}.lora_b`, [12, 5, 2])])], 'adapters.safetensors'),
+      new File([JSON.stringify({ fine_tune_type: 'lora', lora_parameters: { rank: 2, scale: 1 } })], 'adapter_config.json'),
+    ])
+    const output = join(folder, 'merged')
+    const { code, stdout, stderr } = await run('merge', input, input, '-o', output, '--method', 'svd', '--weight', '1:*[3]=2')
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(stdout).toMatch(/modules +number[^]*up_proj +12 +4 -> 2 /)
+    expect(parse(new Uint8Array(await readFile(join(output, 'adapters.safetensors'))).buffer).get(`${module}.lora_b`)).toMatchObject({ shape: [12, 5, 2] })
   })
 
   it('resizes one adapter', async () => {

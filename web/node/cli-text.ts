@@ -119,11 +119,11 @@ export function comparisonText(comparison: Comparison): string {
   )
 }
 
-/** Modules by their last name, such as q_proj: what differs most in practice is the kind of layer. */
+/** Modules by their last name, such as q_proj, experts of a stack without their numbers: what differs most in practice is the kind of layer. */
 function moduleTable(modules: MergeReport['modules']): string {
   const kinds = new Map<string, MergeReport['modules'][number][]>()
   for (const module of modules) {
-    const name = module.module.slice(module.module.lastIndexOf('.') + 1)
+    const name = module.module.slice(module.module.lastIndexOf('.') + 1).replace(/\[\d+\]$/, '')
     kinds.set(name, [...(kinds.get(name) ?? []), module])
   }
   const norm = (values: readonly number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
