@@ -311,6 +311,27 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
     expect(new TextDecoder().decode(bytes.subarray(0, 4))).toBe('GGUF')
   })
 
+  it('merges DoRA once it has the base model’s weights', async () => {
+    const magnitudes = { one: [1, 2, 3, 4, 5], two: [5, 4, 3, 2, 1] }
+    for (const [name, values] of Object.entries(magnitudes)) {
+      await mkdir(join(folder, name))
+      await writeFile(join(folder, name, 'adapter_model.safetensors'), safetensors([...pair(), { name: 'base_model.model.layer.lora_magnitude_vector', shape: [5], values }]))
+      await writeFile(join(folder, name, 'adapter_config.json'), config({ use_dora: true }))
+    }
+    const weight = Array.from({ length: 30 }, (_, i) => Math.sin(3 + i * 0.9))
+    const shards = [join(folder, 'model-1.safetensors'), join(folder, 'model-2.safetensors')] as const
+    await writeFile(shards[0], safetensors([{ name: 'norm.weight', shape: [3], values: [1, 1, 1] }]))
+    await writeFile(shards[1], safetensors([{ name: 'layer.weight', shape: [5, 6], values: weight }]))
+    for (const name of Object.keys(magnitudes)) await page.locator('#folder-input').setInputFiles(join(folder, name))
+    await page.locator('#plan .problem', { hasText: "needs the base model's weights" }).waitFor()
+    await page.getByText('More settings', { exact: true }).click()
+    await page.getByLabel('Base model').setInputFiles([...shards])
+    await canMerge()
+    expect(await page.locator('#plan .problem').count()).toBe(0)
+    await page.locator('#merge').click()
+    await page.getByRole('link', { name: 'Download the adapter' }).waitFor()
+  })
+
   it('leaves out what is no factor, where that is asked for', async () => {
     const { file } = await kohyaFile('rotl2')
     const tensors = [...parse(file.buffer)].map(([name, { shape, values }]) => ({ name, shape, values: [...values] }))
