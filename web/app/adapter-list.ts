@@ -131,9 +131,19 @@ function describeEntry({ inspection, problem }: Entry): HTMLElement[] {
   return [
     make('span', { className: 'muted' }, facts.join(' · ')),
     make('span', { className: 'muted' }, baseModel ? `for ${baseModel}` : 'names no base model'),
-    ...unsupported.slice(0, 3).map(({ tensor, reason }) => make('span', { className: 'problem' }, tensor ? `${tensor}: ${reason}` : reason)),
+    ...extraTexts(unsupported).map(text => make('span', { className: 'notice' }, text)),
     ...notices.map(text => make('span', { className: 'notice' }, text)),
   ]
+}
+
+/** What is no LoRA factor, reason by reason: whether that is in the way, the plan says. */
+function extraTexts(unsupported: Inspection['unsupported']): string[] {
+  const tensors = new Map<string, string[]>()
+  for (const { tensor, reason } of unsupported) tensors.set(reason, [...(tensors.get(reason) ?? []), tensor])
+  return [...tensors].map(([reason, names]) => {
+    const named = names[0] ? ` (${names[0]}${names.length > 1 ? ', …' : ''})` : ''
+    return `${names.length > 1 ? `${names.length} times ` : ''}${reason}${named}`
+  })
 }
 
 function adviceFor(problem: MergeError): string {
