@@ -76,8 +76,8 @@ std::vector<std::string> readParameters(ConfigFields& fields) {
     return fields.wrong("target_parameters", "a list of strings"), parameters;
   for (const Json& target : *targets) parameters.push_back(*target.get_ptr<const std::string*>());
   std::ranges::sort(parameters);
-  const auto [first, last] = std::ranges::unique(parameters);
-  parameters.erase(first, last);
+  // Not std::ranges::unique: the clang that builds the fuzz targets cannot compile it.
+  parameters.erase(std::unique(parameters.begin(), parameters.end()), parameters.end());
   return parameters;
 }
 
