@@ -110,6 +110,16 @@ const dialects = {
   xlabs: [header(['qkv_lora1', 'qkv_lora2'].flatMap(name => [[`double_blocks.0.processor.${name}.down.weight`, 'F32', 32, [2, 8]], [`double_blocks.0.processor.${name}.up.weight`, 'F32', 32, [24, 2]]])), ''],
   control: [header([...pairOf(['.down', '.up'], 'input_blocks.1.1.proj_in'), ['input_hint_block.0.weight', 'F16', 16, [8]]]), ''],
   controlPairs: [header([['input_blocks.1.0.in_layers.2.down', 'F16', 16, [2, 8, 3, 3]], ['input_blocks.1.0.in_layers.2.up', 'F16', 16, [8, 2, 1, 1]]]), ''],
+  experts: [
+    header(['mlp.experts', 'mlp.experts.base_layer'].flatMap(path => [[key(`model.layers.0.${path}`, 'lora_A.weight'), 'F16', 16, [6, 8]], [key(`model.layers.0.${path}`, 'lora_B.weight'), 'F16', 16, [4, 6]]])),
+    config({ r: 2, lora_alpha: 4, target_modules: [], target_parameters: ['mlp.experts.gate_up_proj', 'experts.down_proj'] }),
+  ],
+  mlxExperts: [header(['gate_proj', 'up_proj'].map(name => `model.layers.0.mlp.switch_mlp.${name}`).flatMap(path => [[`${path}.lora_a`, 'F16', 16, [3, 2, 8]], [`${path}.lora_b`, 'F16', 16, [3, 4, 2]]])), mlxConfig],
+  ggufExperts: [
+    JSON.stringify({ 'blk.0.ffn_up_exps.weight.lora_a': { dtype: 'Q8_0', shape: [3, 2, 32] }, 'blk.0.ffn_up_exps.weight.lora_b': { dtype: 'F16', shape: [3, 4, 2] } }),
+    'GGUF{"general.type":"adapter","adapter.type":"lora","general.architecture":"qwen3moe","adapter.lora.alpha":2.0}',
+  ],
+  parts: [header(['attn.to_q', 'attn.to_v', 'attn.to_out.0'].flatMap(name => pairOf(['.lora_A.weight', '.lora_B.weight'], `transformer.transformer_blocks.0.${name}`))), ''],
   mlx: [header(llama.flatMap(path => pairOf(['.lora_a', '.lora_b'], path, 2, true))), mlxConfig],
   gguf: [
     JSON.stringify(Object.fromEntries([
@@ -237,6 +247,7 @@ await main(async () => {
     ...Object.fromEntries([
       ['kohya', 'diffusers'], ['kohya', 'comfy'], ['diffusers', 'kohya'], ['old', 'kohya'], ['comfy', 'diffusers'], ['xlabs', 'diffusers'],
       ['peft', 'mlx'], ['mlx', 'peft'], ['peft', 'gguf'], ['mlx', 'gguf'], ['peft', 'onnx'], ['gguf', 'peft'], ['gguf', 'mlx'],
+      ['mlxExperts', 'gguf'], ['mlxExperts', 'peft'], ['ggufExperts', 'mlx'], ['parts', 'kohya'], ['parts', 'comfy'],
     ].flatMap(([from, to]) => [true, false].map(keep => [`${from}-${to}${keep ? '' : '-folded'}`, adapters([dialects[from]], Buffer.concat([alphas(dialects[from][0].split('.alpha"').length - 1), conversion(to, keep)]))]))),
     'peft-gguf-q8_0': adapters([dialects.peft], conversion('gguf', false, 5)),
     'gguf-gguf-q8_0': adapters([dialects.gguf], conversion('gguf', false, 5)),
