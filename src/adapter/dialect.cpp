@@ -294,6 +294,11 @@ std::optional<Key> parseKey(Dialect dialect, std::string_view name) {
   return std::nullopt;
 }
 
+StackLayout layoutOf(Dialect dialect, ModuleKind kind) {
+  if (kind != ModuleKind::Convolution) return infoOf(dialect).stacks;
+  return dialect == Dialect::Peft ? StackLayout::Groups : StackLayout::None;
+}
+
 bool hasMagnitudes(Dialect dialect) { return dialect == Dialect::Peft || dialect == Dialect::Diffusers; }
 
 ExtraText extraOf(Dialect dialect, std::string_view name) {

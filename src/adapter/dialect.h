@@ -57,8 +57,9 @@ const char* nameOf(FileKind kind);
 /// How a dialect holds the factors of all experts of a mixture in one pair of tensors (adapter/stack.h).
 enum class StackLayout : uint8_t {
   None,
-  Rows,  ///< A (experts r x in), B (out x r experts)
-  Axis,  ///< A (experts x r x in), B (experts x out x r)
+  Rows,    ///< A (experts r x in), B (out x r experts)
+  Axis,    ///< A (experts x r x in), B (experts x out x r)
+  Groups,  ///< of a convolution's groups in place of experts: A (groups r x in), B (groups out x r)
 };
 
 /// What a dialect is called, and what its files are.
@@ -85,6 +86,12 @@ struct DialectInfo {
 std::span<const DialectInfo> dialects();
 const DialectInfo& infoOf(Dialect dialect);
 std::optional<Dialect> dialectOf(std::string_view name);
+
+/// How the dialect holds the parts of a module of this kind that are modules of their own. PEFT's
+/// convolutions have groups: outputs of a group see its own ranks only, so that lora_B, which is grouped
+/// itself, has 1 / groups of lora_A's ranks. Source: huggingface/peft src/peft/tuners/lora/layer.py,
+/// _ConvNd.update_layer.
+StackLayout layoutOf(Dialect dialect, ModuleKind kind);
 
 /// A tensor's name as `dialect` reads it; nothing where it is none of its factors, alphas and the like.
 std::optional<Key> parseKey(Dialect dialect, std::string_view name);

@@ -104,7 +104,12 @@ Status readShapes(AdapterModule& module, const DialectInfo& dialect) {
   module.out = module.transposedB ? b[1] : b[0];
   if (module.rank == 0 || rankOfB == 0)
     return fail(Code::rankZero, "the factor has rank zero", module.rank == 0 ? module.a.name : module.b.name);
-  if (rankOfB != module.rank) {
+  if (layoutOf(dialect.dialect, module.kind) == StackLayout::Groups && rankOfB < module.rank &&
+      module.rank % rankOfB == 0 && module.out % (module.rank / rankOfB) == 0 &&
+      module.rank / rankOfB <= limits::kStackExperts) {
+    // The config says what all ranks are; applyPeft() then makes a module of each group.
+    module.experts = static_cast<uint32_t>(module.rank / rankOfB);
+  } else if (rankOfB != module.rank) {
     return fail(Code::rankMismatch,
                 "lora_A has rank " + std::to_string(module.rank) + ", lora_B has " + std::to_string(rankOfB),
                 module.b.name);

@@ -98,6 +98,15 @@ Status addParameter(Catalogue& catalogue, AdapterModule module, std::span<const 
   return addExperts(catalogue, module, StackLayout::Rows, experts);
 }
 
+/// Adds the groups of a convolution, `experts` of them, of which the module still has all ranks and outputs.
+Status addGroups(Catalogue& catalogue, AdapterModule module) {
+  const uint64_t groups = module.experts;
+  module.rank /= groups;
+  module.out /= groups;
+  module.alphaRank = static_cast<double>(module.rank);
+  return addExperts(catalogue, module, StackLayout::Groups, groups);
+}
+
 Status applyPeft(Catalogue& catalogue, const peft::Config& config) {
   std::vector<AdapterModule> modules;
   modules.swap(catalogue.modules);
@@ -114,7 +123,11 @@ Status applyPeft(Catalogue& catalogue, const peft::Config& config) {
                   module.a.name);
     }
     setScale(module, module.path, config);
-    catalogue.modules.push_back(std::move(module));
+    if (module.experts > 0) {
+      if (Status added = addGroups(catalogue, std::move(module)); !added) return added;
+    } else {
+      catalogue.modules.push_back(std::move(module));
+    }
   }
   if (Status sorted = sortModules(catalogue.modules); !sorted) return sorted;
   catalogue.info = config.info;

@@ -35,6 +35,12 @@ ExpertFactors expertOf(StackLayout layout, const TensorInfo& a, const TensorInfo
     return {partOf(a, expert, experts, {a.shape[1], a.shape[2]}),
             partOf(b, expert, experts, {b.shape[1], b.shape[2]}),
             {}};
+  if (layout == StackLayout::Groups) {
+    auto shapeA = a.shape, shapeB = b.shape;
+    shapeA[0] /= experts;
+    shapeB[0] /= experts;
+    return {partOf(a, expert, experts, std::move(shapeA)), partOf(b, expert, experts, std::move(shapeB)), {}};
+  }
   ExpertFactors factors{partOf(a, expert, experts, {a.shape[0] / experts, a.shape[1]}), b, {}};
   factors.sliceB = {{{0, 0, b.shape[0]}}, expert, experts, b.shape[1]};
   return factors;

@@ -1,8 +1,10 @@
-// The experts of a mixture whose factors share one pair of tensors, a stack: each is a module of its own.
+// The experts of a mixture whose factors share one pair of tensors, a stack: each is a module of its own. So
+// is each group of a convolution, which is called an expert here, too.
 //
 //   peft         A (experts r x in), B (out x r experts): expert e has rows e r to e r + r - 1 of A and
 //   columns
 //                e, e + experts, e + 2 experts, ... of B (`target_parameters`)
+//   peft, convolutions of several groups: A (groups r x in), B (groups out x r), kernels behind them
 //   mlx, gguf    A (experts x r x in), B (experts x out x r), none of them transposed
 //
 // Sources: huggingface/peft src/peft/tuners/lora/layer.py, ParamWrapper.get_delta_weight; ml-explore/mlx-lm

@@ -117,6 +117,12 @@ Result<std::vector<AdapterModule>> fromTransformers(const Catalogue& catalogue) 
   std::vector<AdapterModule> modules = catalogue.modules;
   for (AdapterModule& module : modules) {
     if (module.experts == 0) continue;
+    if (module.kind == ModuleKind::Convolution) {
+      return fail(Code::mixedDialects,
+                  "module " + shownName(stackOf(module.path)) +
+                      " is a convolution of several groups, which other formats do not have",
+                  module.a.name);
+    }
     if (catalogue.dialect == Dialect::Peft) {
       return fail(
           Code::mixedDialects,

@@ -91,8 +91,10 @@ std::vector<peft::MergedRank> mergedRanks(const AdapterInfo& info, std::span<con
   std::vector<peft::MergedRank> ranks;
   std::set<std::string> known;
   for (const MergedModule& module : modules) {
-    if (module.experts == 0) {
-      ranks.push_back({module.path, module.rank, module.alpha()});
+    if (module.experts == 0 || module.kind == ModuleKind::Convolution) {
+      // Those of all groups.
+      const uint64_t rank = module.rank * std::max<uint64_t>(module.experts, 1);
+      ranks.push_back({module.path, rank, module.scale * static_cast<double>(rank)});
       continue;
     }
     for (std::string& parameter : peft::parametersOf(info.targetParameters, module.path, /*certain=*/false)) {
@@ -109,11 +111,11 @@ Status checkWritable(Dialect dialect, const std::string& path, ModuleKind kind, 
   const DialectInfo& info = infoOf(dialect);
   const bool fits = (kind != ModuleKind::Embedding || info.hasEmbeddings) &&
                     (kind != ModuleKind::Convolution || info.hasConvolutions);
-  const bool canStack = !isStack || info.stacks != StackLayout::None;
+  const bool canStack = !isStack || layoutOf(dialect, kind) != StackLayout::None;
   if (fits && canStack) return {};
   return Error{Code::badFormat,
                "the module " + shownName(path) + " is " +
-                   (!canStack                       ? "one of a stack of experts"
+                   (!canStack                       ? "one of a stack of experts, or a group of a convolution"
                     : kind == ModuleKind::Embedding ? "an embedding"
                                                     : "a convolution") +
                    ", which the format " + info.name + " cannot hold",
@@ -151,8 +153,11 @@ std::pair<bool, bool> turnedFactors(Dialect dialect, ModuleKind kind) {
 WrittenFactors factorsOf(Dialect dialect, const MergedModule& module, DType dtype) {
   WrittenFactors tensors{{keyOf(dialect, module.path, module.kind, Part::A), dtype, {}, 0, 0},
                          {keyOf(dialect, module.path, module.kind, Part::B), dtype, {}, 0, 0}};
-  if (module.experts > 0) {
-    const bool hasAxis = infoOf(dialect).stacks == StackLayout::Axis;
+  uint64_t channels = module.in;
+  for (const uint64_t side : module.kernel) channels /= side;
+  const StackLayout layout = layoutOf(dialect, module.kind);
+  if (module.experts > 0 && layout != StackLayout::Groups) {
+    const bool hasAxis = layout == StackLayout::Axis;
     // The ranks of an adapter's stacks, and their bytes, were counted when their experts were.
     const uint64_t all = module.experts * module.rank;
     tensors.a.shape = {all, module.in};
@@ -163,13 +168,12 @@ WrittenFactors factorsOf(Dialect dialect, const MergedModule& module, DType dtyp
     }
     return narrowed(std::move(tensors));
   }
-  const auto [turnedA, turnedB] = turnedFactors(dialect, module.kind);
+  const uint64_t groups = std::max<uint64_t>(module.experts, 1);
   // Dialects that turn factors have no kernels.
-  uint64_t channels = module.in;
-  for (const uint64_t side : module.kernel) channels /= side;
-  tensors.a.shape = {module.rank, channels};
+  const auto [turnedA, turnedB] = turnedFactors(dialect, module.kind);
+  tensors.a.shape = {groups * module.rank, channels};
   tensors.a.shape.insert(tensors.a.shape.end(), module.kernel.begin(), module.kernel.end());
-  tensors.b.shape = {module.out, module.rank};
+  tensors.b.shape = {groups * module.out, module.rank};
   tensors.b.shape.insert(tensors.b.shape.end(), module.kernel.size(), 1);
   if (turnedA) std::swap(tensors.a.shape[0], tensors.a.shape[1]);
   if (turnedB) std::swap(tensors.b.shape[0], tensors.b.shape[1]);

@@ -78,8 +78,9 @@ Status planDora(Plan& plan, std::span<const AdapterFile> adapters) {
                       source.a.name);
       if (module.kind == ModuleKind::Embedding || module.experts > 0)
         return failAt(Code::unsupportedAdapter,
-                      "DoRA cannot be merged with factors of an embedding or of a mixture's experts", adapter,
-                      source.a.name);
+                      "DoRA cannot be merged with factors of an embedding, of a mixture's experts or of a "
+                      "convolution's groups",
+                      adapter, source.a.name);
       if (Status added = addMagnitude(module, source, adapter); !added) return added;
     }
     const auto place = weights->find(module.path, module.out, module.in);

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "adapter/dialect.h"
+#include "adapter/stack.h"
 #include "base/limits.h"
 #include "job/unite.h"
 #include "tensor/convert.h"
@@ -69,11 +70,14 @@ Result<double> biasScale(const std::string& tensor, const AdapterFile& adapter, 
   const auto key =
       parseKey(adapter.catalogue.dialect, tensor.substr(0, tensor.size() - kBias.size()) + "weight");
   const auto& modules = adapter.catalogue.modules;
-  const auto module =
-      key ? std::ranges::lower_bound(modules, key->path, {}, &AdapterModule::path) : modules.end();
-  if (module == modules.end() || module->path != key->path)
-    return failAt(Code::unpairedFactor, "a bias of a lora_B that is not there", adapter, tensor);
-  return keepScales && module->scale != 0 ? 1.0 : module->scale;
+  // Of a module, or of one whose parts are modules of their own.
+  for (const std::string& path :
+       key ? std::vector{key->path, expertPath(key->path, 0)} : std::vector<std::string>()) {
+    const auto module = std::ranges::lower_bound(modules, path, {}, &AdapterModule::path);
+    if (module != modules.end() && module->path == path)
+      return keepScales && module->scale != 0 ? 1.0 : module->scale;
+  }
+  return failAt(Code::unpairedFactor, "a bias of a lora_B that is not there", adapter, tensor);
 }
 
 Status addPieces(Plan& plan, const std::string& name, const Kept& kept, std::span<const AdapterFile> adapters,

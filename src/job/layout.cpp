@@ -275,7 +275,8 @@ void placeModules(std::span<PlannedModule> modules, const PlannedPair& pair, Dia
       rank += module.written;
     }
     if (module.experts == 0) continue;
-    auto [a, b, slice] = expertOf(infoOf(dialect).stacks, pair.a, pair.b, module.expert, module.experts);
+    auto [a, b, slice] =
+        expertOf(layoutOf(dialect, module.kind), pair.a, pair.b, module.expert, module.experts);
     module.a = std::move(a);
     module.b = std::move(b);
     module.sliceB = std::move(slice);

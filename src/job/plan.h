@@ -164,10 +164,10 @@ struct PlannedGroup {
 /// zeros stand in the header. Source: kohya-ss/sd-scripts, library/train_util.py,
 /// precalculate_safetensors_hashes.
 struct PlannedHashes {
-  uint64_t dataBegin = 0;  ///< of the file: the first byte behind the header
-  uint64_t modelAt = 0;    ///< of the file: 64 hexadecimal digits, SHA-256 of all from dataBegin on
-  uint64_t legacyAt = 0;   ///< of the file: 8 such digits, the first of the SHA-256 of 0x10000 bytes from
-                          ///< 0x100000 on of what follows `legacyHeader`, and of it
+  uint64_t dataBegin = 0;    ///< of the file: the first byte behind the header
+  uint64_t modelAt = 0;      ///< of the file: 64 hexadecimal digits, SHA-256 of all from dataBegin on
+  uint64_t legacyAt = 0;     ///< of the file: 8 such digits, the first of the SHA-256 of 0x10000 bytes from
+                             ///< 0x100000 on of what follows `legacyHeader`, and of it
   std::string legacyHeader;  ///< the header if its metadata were only what the training says of itself
 };
 

@@ -172,9 +172,10 @@ uint64_t partOf(const PlannedModule& module) {
   return module.fused.empty() ? module.expert : module.fused.front().at;
 }
 
-/// Experts and parts of fused modules are linear layers. Errors: bad_format.
+/// Experts and parts of fused modules are linear layers, but for groups of convolutions. Errors: bad_format.
 Status checkPart(const PlannedModule& module, WrittenName::Kind kind, Dialect dialect) {
   if (kind == WrittenName::Kind::Whole || module.kind == ModuleKind::Linear) return {};
+  if (kind == WrittenName::Kind::Expert && layoutOf(dialect, module.kind) == StackLayout::Groups) return {};
   return fail(Code::badFormat, "the module " + shownName(module.path) + ", " + nameOf(module.kind) +
                                    ", is a part of " + shownName(module.name) + " in the format " +
                                    infoOf(dialect).name + ", which can only be linear");
