@@ -58,9 +58,10 @@ void checkRoundTrip(const AdapterInfo& info, const std::vector<peft::MergedRank>
   requireOk(read, "what was written can be read");
   const auto* back = std::get_if<peft::Config>(&*read);
   require(back, "a PEFT config is one");
-  // Modules trained in full go along where the recipe says so.
-  require(back->unsupported.size() == (info.modulesToSave.empty() ? 0 : 1) && back->notices.empty(),
-          "a merged adapter is an ordinary one");
+  // Modules trained in full, DoRA and biases of lora_B go along where the recipe says so.
+  const size_t kept = (info.modulesToSave.empty() ? 0 : 1) + (info.dora ? 1 : 0) + (info.loraBias ? 1 : 0);
+  require(back->unsupported.size() == kept && back->notices.empty(), "a merged adapter is an ordinary one");
+  require(back->info.dora == info.dora && back->info.loraBias == info.loraBias, "its kind comes back");
   require(back->info.modulesToSave == info.modulesToSave, "modules trained in full come back");
   require(back->info.baseModel == info.baseModel && back->info.taskType == info.taskType &&
               back->info.revision == info.revision && back->info.fanInFanOut == info.fanInFanOut,
