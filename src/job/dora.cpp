@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "adapter/dialect.h"
-#include "adapter/write_adapter.h"
 #include "job/unite.h"
 #include "linalg/row_norms.h"
 #include "tensor/convert.h"
@@ -152,6 +151,11 @@ Status writeDora(const PlannedModule& module, const ModuleUnits& units, std::spa
            {units.mergedA, units.rows.strideA, units.mergedB, units.rows.strideB, scales}, norms);
   std::vector<float> values(out);
   for (size_t o = 0; o < out; ++o) values[o] = static_cast<float>(gains[o] * norms[o]);
+  if (maxMagnitudeBits(values.data(), out) >= 0x7F800000u) {
+    Error error = fail(Code::notFinite, "the base model's weight holds NaN or infinity");
+    error.tensor = module.base->tensor.name;
+    return error;
+  }
   fromFloat(module.magnitude->dtype, values.data(), out, magnitude.data());
   return {};
 }

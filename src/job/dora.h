@@ -36,7 +36,7 @@ Result<std::vector<double>> mergedGains(const Plan& plan, const PlannedModule& m
                                         std::span<const std::vector<double>> gains);
 
 /// Turns merged rows B* into B', and writes m*. `factors`: what rows are multiplied by, both sides, when they
-/// are written. Errors: not_finite, value_overflow.
+/// are written. Errors: not_finite, for a base weight that is not.
 Status writeDora(const PlannedModule& module, const ModuleUnits& units, std::span<const float> factors,
                  std::span<const std::byte> input, std::span<std::byte> magnitude);
 

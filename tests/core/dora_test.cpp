@@ -236,6 +236,12 @@ TEST_F(Dora, BaseWeightsAreFoundOrTheModuleIsNamed) {
   broken[5] = NAN;
   base = {good[0], makeSafetensors({{kPaths[1] + ".weight", DType::F32, {21, 17}, broken}})};
   expectCode(merge(adapters, recipeOf("cat")), Code::notFinite);
+  // Also where no adapter's magnitude meets it.
+  auto plain = modules[0];
+  plain[1].magnitude.clear();
+  const std::string none =
+      expectCode(merge({peftOf("plain", plain, false)}, recipeOf("cat")), Code::notFinite);
+  EXPECT_NE(none.find(kPaths[1] + ".weight"), std::string::npos) << none;
 }
 
 TEST_F(Dora, AnOutputThatVanishesIsRefused) {
