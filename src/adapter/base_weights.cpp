@@ -3,7 +3,6 @@
 #include <string_view>
 
 #include "base/checked.h"
-#include "base/limits.h"
 
 namespace lego {
 namespace {

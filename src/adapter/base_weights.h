@@ -27,11 +27,8 @@ class BaseWeights {
   /// the model's or pipeline's top, files from theirs. Errors: base_missing.
   Result<Place> find(const std::string& path, uint64_t out, uint64_t in) const;
 
-  const std::string& nameOf(uint32_t file) const { return files_[file]; }
-  size_t size() const { return files_.size(); }
-
  private:
-  std::vector<std::string> files_;
+  std::vector<std::string> files_;             // their names, for messages
   std::multimap<std::string, Place> weights_;  // by module
 };
 

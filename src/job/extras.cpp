@@ -187,12 +187,7 @@ Status planExtras(Plan& plan, std::span<const AdapterFile> adapters, std::span<c
       plan.notices.push_back(counted(dropped, "tensor or setting") + " of " + shownName(adapters[i].label) +
                              ", none of them LoRA factors, left out as asked");
   }
-  const auto writes = [&](ExtraKind kind) {
-    return std::ranges::any_of(plan.extraFates, [&](const ExtraFate& fate) {
-      return fate.kind == kind && fate.policy != Policy::Drop;
-    });
-  };
-  if (writes(ExtraKind::Dora) && writes(ExtraKind::LoraBias))
+  if (keepsExtras(plan, ExtraKind::Dora) && keepsExtras(plan, ExtraKind::LoraBias))
     return fail(Code::badPolicy, "PEFT has no adapters with DoRA and biases of lora_B: drop one of them");
   for (const auto& [name, own] : kept) {
     if (!areNative || infoOf(plan.dialect).file != FileKind::Safetensors)
@@ -201,6 +196,12 @@ Status planExtras(Plan& plan, std::span<const AdapterFile> adapters, std::span<c
     if (Status added = addPieces(plan, name, own, adapters, weights); !added) return added;
   }
   return {};
+}
+
+bool keepsExtras(const Plan& plan, ExtraKind kind) {
+  return std::ranges::any_of(plan.extraFates, [&](const ExtraFate& fate) {
+    return fate.kind == kind && fate.policy != Policy::Refuse && fate.policy != Policy::Drop;
+  });
 }
 
 Status mergeExtra(const PlannedExtra& extra, std::span<const AdapterFile> adapters,

@@ -18,6 +18,10 @@ namespace lego {
 Status planExtras(Plan& plan, std::span<const AdapterFile> adapters, std::span<const double> weights,
                   bool areNative);
 
+/// Whether the output has tensors, or a setting, of this kind: some adapter has them, and they are neither
+/// refused nor dropped.
+bool keepsExtras(const Plan& plan, ExtraKind kind);
+
 /// Makes one piece: `input` is the batch's input buffer, `output` exactly the piece's bytes. Errors:
 /// not_finite, value_overflow.
 Status mergeExtra(const PlannedExtra& extra, std::span<const AdapterFile> adapters,

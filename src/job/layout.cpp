@@ -12,6 +12,7 @@
 #include "format/json.h"
 #include "format/onnx_adapter.h"
 #include "format/safetensors.h"
+#include "job/extras.h"
 #include "job/rank_rule.h"
 #include "job/shared_inputs.h"
 #include "job/unite.h"
@@ -220,15 +221,10 @@ DType magnitudeDtype(const Plan& plan) {
 
 /// What the config says of trained modules and biases, where these are written.
 AdapterInfo withExtras(AdapterInfo info, const Plan& plan) {
-  const auto keeps = [&](ExtraKind kind) {
-    return std::ranges::any_of(plan.extraFates, [&](const ExtraFate& fate) {
-      return fate.kind == kind && fate.policy != Policy::Refuse && fate.policy != Policy::Drop;
-    });
-  };
-  if (!keeps(ExtraKind::ModulesToSave)) info.modulesToSave.clear();
-  if (!keeps(ExtraKind::Bias)) info.bias.clear();
-  info.dora = keeps(ExtraKind::Dora);
-  info.loraBias = keeps(ExtraKind::LoraBias);
+  if (!keepsExtras(plan, ExtraKind::ModulesToSave)) info.modulesToSave.clear();
+  if (!keepsExtras(plan, ExtraKind::Bias)) info.bias.clear();
+  info.dora = keepsExtras(plan, ExtraKind::Dora);
+  info.loraBias = keepsExtras(plan, ExtraKind::LoraBias);
   return info;
 }
 

@@ -10,6 +10,7 @@
 #include "adapter/stack.h"
 #include "adapter/write_adapter.h"
 #include "core/dense.h"
+#include "core/dialect_samples.h"
 
 namespace lego::testing {
 namespace {
@@ -133,23 +134,6 @@ std::vector<Dense> deltasOf(Dialect dialect, std::span<const std::byte> file, co
 }
 
 double distance(const Dense& x, const Dense& y) { return (x - y).norm() / (y.norm() + 1e-30); }
-
-Recipe converting(const std::string& format = "same") {
-  Recipe recipe;
-  recipe.method = "cat";
-  recipe.keepScales = true;
-  recipe.format = format;
-  return recipe;
-}
-
-Catalogue catalogueOf(const TestAdapter& adapter) {
-  Session session(1);
-  const Status added = addTo(session, adapter);
-  EXPECT_TRUE(added) << describe(added.error());
-  return added ? session.adapters()[0].catalogue : Catalogue{};
-}
-
-TestAdapter asAdapter(const Merged& merged) { return {"merged", merged.file, merged.plan.config}; }
 
 class Experts : public ::testing::TestWithParam<Dialect> {};
 INSTANTIATE_TEST_SUITE_P(Stacks, Experts, ::testing::Values(Dialect::Peft, Dialect::Mlx, Dialect::Gguf),
@@ -686,12 +670,7 @@ Dense denseOfGroups(const std::vector<float>& a, const std::vector<float>& b, ui
 TEST(Groups, OfConvolutionsAreModules) {
   const Grouped first(30), second(31);
   const std::string key = "base_model.model.conv";
-  const Merged converted = must(mergeAll({first.adapter()}, [] {
-    Recipe recipe;
-    recipe.method = "cat";
-    recipe.keepScales = true;
-    return recipe;
-  }()));
+  const Merged converted = must(mergeAll({first.adapter()}, converting()));
   EXPECT_EQ(converted.plan.modules.size(), Grouped::kGroups);
   EXPECT_EQ(converted.plan.modules[1].path, "conv[1]");
   EXPECT_EQ(valuesOf(converted.file, key + ".lora_A.weight"), first.a);

@@ -7,6 +7,7 @@
 
 #include "adapter/dialect.h"
 #include "core/dense.h"
+#include "core/dialect_samples.h"
 
 namespace lego::testing {
 namespace {
@@ -50,16 +51,6 @@ TestAdapter adapterOf(Dialect dialect, const std::vector<Pair>& pairs, const std
   }
   return {infoOf(dialect).name, makeSafetensors(tensors), ""};
 }
-
-Recipe converting(const std::string& format) {
-  Recipe recipe;
-  recipe.method = "cat";
-  recipe.keepScales = true;
-  recipe.format = format;
-  return recipe;
-}
-
-TestAdapter asAdapter(const Merged& merged) { return {"merged", merged.file, merged.plan.config}; }
 
 /// A module's factors as they stand in a file of kohya, ComfyUI or diffusers, and what its alpha makes of
 /// them.
