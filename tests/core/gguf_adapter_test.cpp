@@ -85,15 +85,19 @@ TEST(Gguf, ItsAlphaIsDividedByTheRankOfEachModule) {
   EXPECT_EQ(catalogue.modules[1].scale, 1.5);
 }
 
+/// A PEFT adapter of an embedding, of scale 2 at rank 2.
+TestAdapter peftEmbedding(const Pair& pair, DType dtype) {
+  const std::string key = "base_model.model." + pair.path;
+  return {"x",
+          makeSafetensors({matrix(key + ".lora_embedding_A", dtype, pair.rank, pair.in, pair.a),
+                           matrix(key + ".lora_embedding_B", dtype, pair.out, pair.rank, pair.b)}),
+          R"({"peft_type":"LORA","r":2,"lora_alpha":4})"};
+}
+
 TEST(Gguf, EmbeddingsKeepTheirDelta) {
   Random random(19);
   const Pair pair = randomPair(random, 2, 11, 6, "model.embed_tokens");
-  const TestAdapter peft{
-      "x",
-      makeSafetensors(
-          {matrix("base_model.model.model.embed_tokens.lora_embedding_A", DType::F32, 2, 11, pair.a),
-           matrix("base_model.model.model.embed_tokens.lora_embedding_B", DType::F32, 6, 2, pair.b)}),
-      R"({"peft_type":"LORA","r":2,"lora_alpha":4})"};
+  const TestAdapter peft = peftEmbedding(pair, DType::F32);
   const Merged there = must(mergeAll({peft}, withBase(converting("gguf"))));
   const Header header = headerOf(there.file);
   EXPECT_EQ(header.tensors[0].name, "token_embd.weight.lora_a");
@@ -122,12 +126,7 @@ TEST(Gguf, BlocksOf8BitsWhereRowsAreWholeBlocks) {
 TEST(Gguf, EmbeddingsOfOtherRanksThanBlocksStayF16) {
   Random random(30);
   const Pair pair = randomPair(random, 2, 11, 32, "model.embed_tokens");
-  const TestAdapter peft{
-      "x",
-      makeSafetensors(
-          {matrix("base_model.model.model.embed_tokens.lora_embedding_A", DType::F16, 2, 11, pair.a),
-           matrix("base_model.model.model.embed_tokens.lora_embedding_B", DType::F16, 32, 2, pair.b)}),
-      R"({"peft_type":"LORA","r":2,"lora_alpha":4})"};
+  const TestAdapter peft = peftEmbedding(pair, DType::F16);
   Recipe recipe = withBase(converting("gguf"));
   recipe.dtype = "q8_0";
   const Header header = headerOf(must(mergeAll({peft}, recipe)).file);
