@@ -19,8 +19,7 @@ namespace {
 /// How many of a file's first bytes addAdapter() or setBase() needs, of which `prefix` are some: at least 8,
 /// unless the file is shorter. Ask again with that many, until they are as many as were given.
 SizeValue headerNeedsValue(const std::string& file, const std::string& prefix, double fileSize) {
-  const auto size =
-      lego::headerNeeds(std::as_bytes(std::span(prefix)), static_cast<uint64_t>(fileSize));
+  const auto size = lego::headerNeeds(std::as_bytes(std::span(prefix)), static_cast<uint64_t>(fileSize));
   if (size) return {{}, static_cast<double>(*size)};
   Error error = size.error();
   error.file = file;
@@ -30,8 +29,8 @@ SizeValue headerNeedsValue(const std::string& file, const std::string& prefix, d
 class SessionHandle {
  public:
   /// `reference`: run on the readable kernels instead of the fast ones; same bytes.
-  SessionHandle(uint32_t threads, bool reference)
-      : session_(threads, reference ? kReferenceKernels : kFastKernels) {}
+  SessionHandle(const FootprintValue& footprint, bool reference)
+      : session_(footprintOf(footprint), reference ? kReferenceKernels : kFastKernels) {}
 
   /// `header`: the first headerNeeds() bytes of the file. `config`: the bytes of adapter_config.json.
   AdapterValue addAdapter(const OpenValue& files, const std::string& header, const std::string& config) {
@@ -57,16 +56,18 @@ class SessionHandle {
     return planned(recipe ? session_.makePlan(*recipe) : recipe.error());
   }
 
-  /// Looks at a batch, for the ranks that the recipe's rule asks for. The error's code is empty if it could.
-  ErrorValue survey(uint32_t batch) { return valueOf(session_.survey(batch)); }
-  /// After a survey of every batch: the plan with the ranks that were found.
-  PlanValue chooseRanks() { return planned(session_.chooseRanks()); }
-
-  /// One per module of the plan, once every batch was surveyed.
-  std::vector<SurveyValue> surveys() const {
+  /// What a survey of a batch found, one for each of its modules.
+  std::vector<SurveyValue> surveys(uint32_t batch) const {
     std::vector<SurveyValue> values;
-    for (const ModuleSurvey& survey : session_.surveys()) values.push_back(surveyValue(survey));
+    for (const ModuleSurvey& survey : ofBatch(session_.surveys(), batch))
+      values.push_back(surveyValue(survey));
     return values;
+  }
+  /// What surveys found, as SurveyValue::energies, one for each module of the plan; then the plan with the
+  /// ranks that follow.
+  PlanValue chooseRanks(const std::vector<std::vector<double>>& energies) {
+    for (size_t m = 0; m < energies.size(); ++m) session_.setEnergies(m, energies[m]);
+    return planned(session_.chooseRanks());
   }
 
   /// First bytes of the output's tensor file.
@@ -90,21 +91,28 @@ class SessionHandle {
     return {{}, viewOf(memory->data(), memory->size())};
   }
 
-  /// Merges a batch; the bytes are the output file's from the batch's outputBegin to its outputEnd.
-  BytesValue run(uint32_t batch) {
-    const auto output = session_.run(batch);
+  /// Begins to merge a batch whose reads lie in its input, or to look at it. The error's code is empty if it
+  /// could.
+  ErrorValue start(uint32_t batch, bool isSurvey) {
+    return valueOf(session_.start(batch, isSurvey ? Work::Survey : Work::Merge));
+  }
+
+  /// Waits for a batch. Of a merge: the bytes of the output file from the batch's outputBegin to its
+  /// outputEnd.
+  BytesValue finish(uint32_t batch) {
+    const auto output = session_.finish(batch);
     if (!output) return {valueOf(output.error()), emptyView()};
     return {{}, viewOf(output->data(), output->size())};
   }
 
-  /// One per module of the plan.
-  std::vector<ReportValue> reports() const {
+  /// One for each module of a batch that was merged.
+  std::vector<ReportValue> reports(uint32_t batch) const {
     std::vector<ReportValue> values;
-    for (const ModuleReport& report : session_.reports()) values.push_back(reportValue(report));
+    for (const ModuleReport& report : ofBatch(session_.reports(), batch))
+      values.push_back(reportValue(report));
     return values;
   }
 
-  double progress() { return session_.context().fraction(); }
   uint32_t threads() const { return static_cast<uint32_t>(session_.threads()); }
 
   /// Address of a 32-bit word in the core's memory; another thread that sets it to 1 cancels a running batch.
@@ -113,6 +121,12 @@ class SessionHandle {
   }
 
  private:
+  template <typename T>
+  std::span<const T> ofBatch(std::span<const T> modules, uint32_t batch) const {
+    const PlannedBatch& planned = session_.plan().batches[batch];
+    return modules.subspan(planned.firstModule, planned.endModule - planned.firstModule);
+  }
+
   /// The last added adapter.
   AdapterValue opened(const Status& status) const {
     AdapterValue value;
@@ -196,6 +210,13 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("modelAt", &HashesValue::modelAt)
       .field("legacyAt", &HashesValue::legacyAt)
       .field("legacyHeader", &HashesValue::legacyHeader);
+  value_object<FootprintValue>("FootprintValue")
+      .field("threads", &FootprintValue::threads)
+      .field("slots", &FootprintValue::slots)
+      .field("readBuffers", &FootprintValue::readBuffers)
+      .field("lanes", &FootprintValue::lanes)
+      .field("batchBytes", &FootprintValue::batchBytes)
+      .field("memoryBytes", &FootprintValue::memoryBytes);
   value_object<OpenValue>("OpenValue")
       .field("label", &OpenValue::label)
       .field("file", &OpenValue::file)
@@ -304,6 +325,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("inputBytes", &PlanValue::inputBytes)
       .field("outputBytes", &PlanValue::outputBytes)
       .field("peakBytes", &PlanValue::peakBytes)
+      .field("lanes", &PlanValue::lanes)
       .field("notices", &PlanValue::notices)
       .field("extras", &PlanValue::extras)
       .field("fileSizes", &PlanValue::fileSizes);
@@ -334,6 +356,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("pairCosines", &SurveyValue::pairCosines)
       .field("sharedInputs", &SurveyValue::sharedInputs)
       .field("sharedOutputs", &SurveyValue::sharedOutputs)
+      .field("energies", &SurveyValue::energies)
       .field("conflict", &SurveyValue::conflict);
   value_object<CodeValue>("CodeValue")
       .field("name", &CodeValue::name)
@@ -372,20 +395,19 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("options", &MethodValue::options);
 
   emscripten::class_<SessionHandle>("Session")
-      .constructor<uint32_t, bool>()
+      .constructor<const FootprintValue&, bool>()
       .function("addAdapter", &SessionHandle::addAdapter)
       .function("setAlphas", &SessionHandle::setAlphas)
       .function("setBase", &SessionHandle::setBase)
       .function("makePlan", &SessionHandle::makePlan)
-      .function("survey", &SessionHandle::survey)
-      .function("chooseRanks", &SessionHandle::chooseRanks)
       .function("surveys", &SessionHandle::surveys)
+      .function("chooseRanks", &SessionHandle::chooseRanks)
       .function("outputHeader", &SessionHandle::outputHeader)
       .function("outputHashes", &SessionHandle::outputHashes)
       .function("input", &SessionHandle::input)
-      .function("run", &SessionHandle::run)
+      .function("start", &SessionHandle::start)
+      .function("finish", &SessionHandle::finish)
       .function("reports", &SessionHandle::reports)
-      .function("progress", &SessionHandle::progress)
       .function("threads", &SessionHandle::threads)
       .function("cancelAddress", &SessionHandle::cancelAddress);
 

@@ -55,6 +55,21 @@ struct HashesValue {
   BytesView legacyHeader = emptyView();
 };
 
+/// As Footprint.
+struct FootprintValue {
+  uint32_t threads = 1, slots = 1, readBuffers = 0, lanes = 1;
+  double batchBytes = 0, memoryBytes = 0;
+};
+
+inline Footprint footprintOf(const FootprintValue& value) {
+  return {value.threads,
+          value.slots,
+          value.readBuffers,
+          value.lanes,
+          static_cast<uint64_t>(value.batchBytes),
+          static_cast<uint64_t>(value.memoryBytes)};
+}
+
 struct OpenValue {
   std::string label, file, configFile;
   double fileSize = 0;
@@ -188,9 +203,10 @@ struct PlanValue {
   std::vector<BatchValue> batches;
   std::vector<TensorValue> tensors;
   double inputBytes = 0, outputBytes = 0, peakBytes = 0;
+  uint32_t lanes = 1;  ///< among which the batches are to be shared out
   std::vector<std::string> notices;
   std::vector<ExtraValue> extras;  ///< what is no factor, and what happens to it
-  std::vector<double> fileSizes;  ///< of the adapters' tensor files
+  std::vector<double> fileSizes;   ///< of the adapters' tensor files
 };
 
 struct InputReportValue {
@@ -248,6 +264,7 @@ struct SurveyValue {
   std::vector<double> norms;
   std::vector<std::vector<double>> pairCosines, sharedInputs, sharedOutputs;
   double conflict = 0;
+  std::vector<double> energies;  ///< what each rank would be worth
 };
 
 inline SurveyValue surveyValue(const ModuleSurvey& survey) {
@@ -256,7 +273,8 @@ inline SurveyValue surveyValue(const ModuleSurvey& survey) {
           rowsOf(survey.relation.cosine),
           rowsOf(survey.shared.input),
           rowsOf(survey.shared.output),
-          survey.relation.conflict};
+          survey.relation.conflict,
+          survey.energies};
 }
 
 inline TensorValue tensorValue(const TensorInfo& tensor) {
@@ -306,6 +324,7 @@ inline PlanValue planValue(const Plan& plan, std::span<const AdapterFile> adapte
   value.inputBytes = static_cast<double>(plan.inputBytes);
   value.outputBytes = static_cast<double>(plan.outputBytes);
   value.peakBytes = static_cast<double>(plan.peakBytes);
+  value.lanes = static_cast<uint32_t>(plan.footprint.lanes);
   value.notices = plan.notices;
   for (const TensorInfo& tensor : plan.extraTensors) value.tensors.push_back(tensorValue(tensor));
   for (const ExtraFate& fate : plan.extraFates)
@@ -336,10 +355,9 @@ struct FormatValue {
 inline std::vector<FormatValue> formatTable() {
   std::vector<FormatValue> table;
   for (const DialectInfo& info : dialects())
-    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "", info.isRead,
-                     nameOf(info.file), nameOf(info.scales), info.alphaTensors, info.hasConvolutions,
-                     info.hasEmbeddings,
-                     info.stacks != StackLayout::None});
+    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "",
+                     info.isRead, nameOf(info.file), nameOf(info.scales), info.alphaTensors,
+                     info.hasConvolutions, info.hasEmbeddings, info.stacks != StackLayout::None});
   return table;
 }
 

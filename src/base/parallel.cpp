@@ -1,8 +1,8 @@
 #include "base/parallel.h"
 
-#include <atomic>
 #include <condition_variable>
-#include <cstdint>
+#include <deque>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -16,33 +16,33 @@
 
 namespace lego {
 
+// A lock for each index: an index is a group of modules, which takes a millisecond or more.
 struct ThreadPool::State {
   std::mutex mutex;
-  std::condition_variable wake;
-  std::condition_variable finished;
-  const std::function<void(size_t, size_t)>* body = nullptr;
-  size_t count = 0;
-  std::atomic<size_t> next{0};
-  uint64_t round = 0;  // counts forEach calls, so that no thread takes part in one twice
-  size_t busy = 0;
+  std::condition_variable wake;      // for the other threads: there is something to begin
+  std::condition_variable finished;  // for the caller: a loop is done
+  std::deque<Loop*> begun;           // loops with indices to begin
   bool stopping = false;
+  size_t limit = std::numeric_limits<size_t>::max();
   std::vector<std::thread> threads;
 
-  void takeIndices(size_t thread) {
-    for (size_t index = next.fetch_add(1); index < count; index = next.fetch_add(1)) (*body)(index, thread);
+  /// Runs the first index that is left to begin, with the lock released meanwhile.
+  void runNext(std::unique_lock<std::mutex>& lock, size_t thread) {
+    Loop& loop = *begun.front();
+    const size_t index = loop.next++;
+    if (loop.next == loop.count) begun.pop_front();
+    lock.unlock();
+    loop.body(index, thread);
+    lock.lock();
+    if (++loop.done == loop.count) finished.notify_one();
   }
 
   void serve(size_t thread) {
-    uint64_t seen = 0;
     std::unique_lock lock(mutex);
     for (;;) {
-      wake.wait(lock, [&] { return stopping || round != seen; });
+      wake.wait(lock, [&] { return stopping || (!begun.empty() && thread < limit); });
       if (stopping) return;
-      seen = round;
-      lock.unlock();
-      takeIndices(thread);
-      lock.lock();
-      if (--busy == 0) finished.notify_one();
+      runNext(lock, thread);
     }
   }
 };
@@ -67,23 +67,30 @@ ThreadPool::~ThreadPool() {
 
 size_t ThreadPool::size() const { return state_->threads.size() + 1; }
 
-void ThreadPool::forEach(size_t count, const std::function<void(size_t, size_t)>& body) {
-  if (count <= 1 || state_->threads.empty()) {
-    for (size_t index = 0; index < count; ++index) body(index, 0);
-    return;
-  }
+void ThreadPool::limit(size_t threads) {
+  const std::lock_guard lock(state_->mutex);
+  state_->limit = threads;
+}
+
+void ThreadPool::start(Loop& loop) {
+  loop.next = loop.done = 0;
+  if (loop.count == 0) return;
   {
     std::lock_guard lock(state_->mutex);
-    state_->body = &body;
-    state_->count = count;
-    state_->next.store(0);
-    state_->busy = state_->threads.size();
-    ++state_->round;
+    state_->begun.push_back(&loop);
   }
   state_->wake.notify_all();
-  state_->takeIndices(0);
+}
+
+void ThreadPool::finish(Loop& loop) {
   std::unique_lock lock(state_->mutex);
-  state_->finished.wait(lock, [&] { return state_->busy == 0; });
+  while (loop.done < loop.count) {
+    if (state_->begun.empty()) {
+      state_->finished.wait(lock, [&] { return loop.done == loop.count || !state_->begun.empty(); });
+    } else {
+      state_->runNext(lock, 0);
+    }
+  }
 }
 
 }  // namespace lego

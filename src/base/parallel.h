@@ -1,4 +1,4 @@
-// A fixed set of threads that share out the indices of a loop. Knows nothing of what they do.
+// A fixed set of threads that share out the indices of loops. Knows nothing of what they do.
 #pragma once
 
 #include <cstddef>
@@ -7,12 +7,23 @@
 
 namespace lego {
 
-/// `threads` counts the caller: with 1, or in a build without threads, everything runs inline.
-/// Threads are started once and wait for work; a call blocks until its last index is done, so call it
-/// from a worker, never from a page's main thread.
+/// A loop: body(index, thread) is called once for each index below `count`, thread in [0, size() of the
+/// pool). The order is not fixed: results must not depend on it.
+struct Loop {
+  size_t count = 0;
+  std::function<void(size_t index, size_t thread)> body;
+
+ private:
+  friend class ThreadPool;
+  size_t next = 0, done = 0;
+};
+
+/// `threads` counts the caller: with 1, or in a build without threads, everything runs in finish().
+/// Threads are started once and wait for work.
 class ThreadPool {
  public:
   explicit ThreadPool(size_t threads);
+  /// Loops that are not finished end where they are: no index is begun any more.
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -20,9 +31,15 @@ class ThreadPool {
   /// Threads that really run, the caller included.
   size_t size() const;
 
-  /// Calls body(index, thread) once for each index below `count`, thread in [0, size()). The order is not
-  /// fixed: results must not depend on it.
-  void forEach(size_t count, const std::function<void(size_t index, size_t thread)>& body);
+  /// From now on only so many threads take part, at least 1: those with the lowest numbers.
+  void limit(size_t threads);
+
+  /// Puts a loop behind those that were started before; the other threads begin with it when nothing is left
+  /// to begin of these. It must stay where it is until it is finished, or the pool is gone.
+  void start(Loop& loop);
+  /// Takes part in the loops, in their order, until this one is done. Blocks: call it from a worker, never
+  /// from a page's main thread, and always from the same one.
+  void finish(Loop& loop);
 
  private:
   struct State;

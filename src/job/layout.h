@@ -1,4 +1,4 @@
-// Where everything lies: in the output file, in the batches, in the reads that fill them.
+// Where everything lies in the output file.
 #pragma once
 
 #include <span>
@@ -20,8 +20,5 @@ std::vector<size_t> groupsOfEqualRank(const Plan& plan);
 /// size_overflow.
 Status layOutOutput(Plan& plan, const AdapterInfo& info, std::span<const AdapterFile> adapters,
                     std::span<const double> weights);
-
-/// Sets the plan's groups and cuts it into batches with their reads.
-void layOutBatches(Plan& plan);
 
 }  // namespace lego

@@ -1,7 +1,9 @@
 #include "job/memory.h"
 
 #include <algorithm>
+#include <limits>
 
+#include "job/batches.h"
 #include "linalg/gram_panels.h"
 #include "linalg/panel_svd.h"
 #include "merge/entry_stream.h"
@@ -11,6 +13,9 @@ namespace {
 
 // Code, stacks and small data of the core: its memory starts at 16 MB, of which the rest is used.
 constexpr uint64_t kFixedBytes = 8 << 20;
+
+// Batches are not made smaller than this but to the smallest that there are.
+constexpr uint64_t kSmallBatch = 1 << 20;
 
 /// A stream of entries, and the Krylov basis with its images (linalg/panel_svd.h).
 uint64_t entryBytes(const PlannedModule& module) {
@@ -53,6 +58,71 @@ uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
   return panel + matrices * sizeof(double) + coefficients + entries + gains;
 }
 
+/// What one core works in, without its batches.
+struct CoreBytes {
+  uint64_t fixed = 0;    // code, headers, pieces of what is no factor
+  uint64_t working = 0;  // of each group in work
+};
+
+/// Bytes of the largest batch.
+struct BatchBytes {
+  uint64_t input = 0, output = 0;
+};
+
+uint64_t bytesOfCore(const CoreBytes& core, const BatchBytes& batch, const Footprint& footprint,
+                     size_t groups) {
+  // One output more: its copy on the way to a Blob.
+  return core.fixed + (footprint.slots + footprint.readBuffers) * batch.input +
+         (footprint.slots + 1) * batch.output + footprint.groupsInWork(groups) * core.working;
+}
+
+uint64_t bytesOfAll(const CoreBytes& core, const BatchBytes& batch, const Footprint& footprint,
+                    size_t groups) {
+  // Lanes end their batches in any order: outputs wait for those before them (web/lib/run.ts).
+  const uint64_t waiting = footprint.lanes > 1 ? (3 * footprint.lanes + 2) * batch.output : 0;
+  return footprint.lanes * bytesOfCore(core, batch, footprint, groups) + waiting;
+}
+
+uint64_t bytesOfWorkspace(const WorkspaceSize& size) {
+  return (size.unitsA + size.unitsB) * sizeof(float) + size.expansion * sizeof(double) + size.part;
+}
+
+CoreBytes coreBytes(const Plan& plan) {
+  uint64_t matrices = 0, extra = 0;
+  for (const PlannedGroup& group : plan.groups) matrices = std::max(matrices, matrixBytes(plan, group));
+  // Sums of a piece of what is no factor in binary64, and one adapter's values of it.
+  for (const PlannedExtra& piece : plan.extras) {
+    if (!piece.isCopied()) extra = std::max(extra, piece.elements * (sizeof(double) + sizeof(float)));
+  }
+  return {kFixedBytes + 4 * plan.header.size() + extra, bytesOfWorkspace(workspaceSize(plan)) + matrices};
+}
+
+BatchBytes batchBytes(const Plan& plan) {
+  BatchBytes largest;
+  for (const PlannedBatch& batch : plan.batches) {
+    largest.input = std::max(largest.input, batch.inputBytes);
+    largest.output = std::max(largest.output, batch.outputEnd - batch.outputBegin);
+  }
+  return largest;
+}
+
+/// Batches as large as they may be, but enough of them that each lane has some, and that reading, work and
+/// writing go on beside each other.
+uint64_t suitableBatch(const Plan& plan, size_t lanes) {
+  constexpr uint64_t kBatches = 8;
+  uint64_t bytes = 0;
+  for (const PlannedModule& module : plan.modules) bytes += module.inputBytes;
+  return std::clamp(bytes / (kBatches * lanes), kSmallBatch, kBatchBytes);
+}
+
+/// The module whose factors are the largest.
+const PlannedModule& largestModule(const Plan& plan) {
+  return *std::ranges::max_element(
+      plan.modules, {}, [](const PlannedModule& module) { return module.units * (module.in + module.out); });
+}
+
+std::string megabytes(uint64_t bytes) { return std::to_string((bytes + 999'999) / 1'000'000) + " MB"; }
+
 }  // namespace
 
 size_t unitStride(uint64_t length) {
@@ -88,23 +158,46 @@ WorkspaceSize workspaceSize(const Plan& plan) {
   return size;
 }
 
-uint64_t peakBytes(const Plan& plan, size_t threads) {
-  uint64_t input = 0, output = 0, matrices = 0;
-  for (const PlannedGroup& group : plan.groups) matrices = std::max(matrices, matrixBytes(plan, group));
-  for (const PlannedBatch& batch : plan.batches) {
-    input = std::max(input, batch.inputBytes);
-    output = std::max(output, batch.outputEnd - batch.outputBegin);
+uint64_t peakBytes(const Plan& plan, const Footprint& footprint) {
+  return bytesOfAll(coreBytes(plan), batchBytes(plan), footprint, plan.groups.size());
+}
+
+Status fitIntoMemory(Plan& plan, const Footprint& footprint) {
+  // What one core can address: in WebAssembly 4 GB.
+  constexpr uint64_t kReach = std::numeric_limits<uintptr_t>::max();
+  const uint64_t limit =
+      footprint.memoryBytes > 0 ? footprint.memoryBytes : std::numeric_limits<uint64_t>::max();
+  const CoreBytes core = coreBytes(plan);
+  const uint64_t asked =
+      footprint.batchBytes > 0 ? footprint.batchBytes : suitableBatch(plan, footprint.lanes);
+  Footprint tried = footprint;
+  for (;;) {
+    // Below 1 MB reads cost more than they bring; the last try has one group in each batch.
+    for (tried.batchBytes = asked;;
+         tried.batchBytes = tried.batchBytes > kSmallBatch ? tried.batchBytes / 2 : 1) {
+      layOutBatches(plan, tried.batchBytes);
+      const BatchBytes batch = batchBytes(plan);
+      plan.footprint = tried;
+      plan.peakBytes = bytesOfAll(core, batch, tried, plan.groups.size());
+      if (plan.peakBytes <= limit && bytesOfCore(core, batch, tried, plan.groups.size()) <= kReach) return {};
+      if (tried.batchBytes == 1) break;
+    }
+    if (tried.threads == 1 && tried.lanes == 1) break;
+    if (tried.lanes > 1) {
+      tried.lanes = (tried.lanes + 1) / 2;
+    } else {
+      tried.threads = (tried.threads + 1) / 2;
+    }
   }
-  const auto [unitsA, unitsB, expansion, part] = workspaceSize(plan);
-  const uint64_t working = (unitsA + unitsB) * sizeof(float) + expansion * sizeof(double) + part + matrices;
-  // Sums of a piece of what is no factor in binary64, and one adapter's values of it.
-  uint64_t extra = 0;
-  for (const PlannedExtra& piece : plan.extras) {
-    if (!piece.isCopied()) extra = std::max(extra, piece.elements * (sizeof(double) + sizeof(float)));
-  }
-  // A pool never has more groups in flight than there are.
-  const uint64_t inFlight = std::min<uint64_t>(threads, plan.groups.size());
-  return kFixedBytes + 3 * input + 2 * output + 4 * plan.header.size() + std::max(extra, inFlight * working);
+  const bool isLimited = plan.peakBytes > limit;
+  return Error{Code::outOfMemory,
+               "this merge needs " + megabytes(plan.peakBytes) + ", most of it for '" +
+                   largestModule(plan).path + "', and " +
+                   (isLimited ? "the limit is " + megabytes(limit) : "WebAssembly can address 4 GB") +
+                   "; merge fewer adapters at a time" + (isLimited ? ", or allow more memory" : ""),
+               {},
+               {},
+               {}};
 }
 
 }  // namespace lego

@@ -19,9 +19,15 @@ WorkspaceSize workspaceSize(const Plan& plan);
 /// Floats between two rows of a factor's units: the length rounded up to whole cache lines, in odd number.
 size_t unitStride(uint64_t length);
 
-/// Bytes of everything that a merge holds at its fullest moment: file headers, one batch in the core, two
-/// being read, its output, and what each thread works in. The memory of the core and the buffers that it is
-/// fed from stay below it (tests/e2e/memory.test.ts); the runtime's own memory comes on top.
-uint64_t peakBytes(const Plan& plan, size_t threads);
+/// Bytes of everything that a merge holds at its fullest moment: file headers, the batches that are read,
+/// worked on and written, and what each thread works in. The memory of the cores and the buffers that they
+/// are fed from stay below it (tests/e2e/memory.test.ts); the runtime's own memory comes on top.
+uint64_t peakBytes(const Plan& plan, const Footprint& footprint);
+
+/// Cuts the plan into batches, and sets its footprint and peakBytes. Where they would take more than
+/// footprint.memoryBytes, or one core more than its addresses reach: batches become smaller, then fewer
+/// threads and lanes work. Errors: out_of_memory, with the bytes that are needed and the module that needs
+/// them.
+Status fitIntoMemory(Plan& plan, const Footprint& footprint);
 
 }  // namespace lego

@@ -9,6 +9,7 @@
 
 #include "adapter/dialect.h"
 #include "base/random.h"
+#include "job/batches.h"
 #include "job/dora.h"
 #include "job/extras.h"
 #include "job/layout.h"
@@ -114,7 +115,7 @@ Result<DType> chooseDtype(const Recipe& recipe, const DialectInfo& dialect,
 
 }  // namespace
 
-Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recipe, size_t threads,
+Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recipe, const Footprint& footprint,
                       std::span<const uint32_t> ranks) {
   if (adapters.empty()) return fail(Code::noInputs, "no adapters were given");
   Plan plan;
@@ -155,8 +156,8 @@ Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recip
   for (PlannedModule& module : plan.modules) module.seed = moduleSeed(recipe.seed, module.path);
 
   if (Status done = layOutOutput(plan, *info, adapters, *weights); !done) return done.error();
-  layOutBatches(plan);
-  plan.peakBytes = peakBytes(plan, threads);
+  groupModules(plan);
+  if (Status fits = fitIntoMemory(plan, footprint); !fits) return fits.error();
   return plan;
 }
 

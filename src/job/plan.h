@@ -11,6 +11,7 @@
 
 #include "adapter/catalogue.h"
 #include "base/result.h"
+#include "job/footprint.h"
 #include "job/recipe.h"
 #include "merge/registry.h"
 
@@ -194,16 +195,18 @@ struct Plan {
   uint64_t inputBytes = 0;               ///< factor bytes that will be read
   uint64_t outputBytes = 0;              ///< size of the output's tensor file
   uint64_t peakBytes = 0;                ///< data of the merge at its peak, beside the runtime's own memory
+  Footprint footprint;                   ///< with which that is so: as asked for, or less
   std::vector<std::string> notices;      ///< for people: what is left out, capped or doubtful
 };
 
 /// Checks that the adapters can be merged without loss, and lays out the work.
-/// `threads`: modules that are worked on at a time, for peakBytes. `ranks`: of each module, once they have
-/// been chosen from the data (ranksByRule); empty: as the recipe says. Errors: no_inputs, unknown_method,
-/// bad_option, bad_weights, bad_rank, rank_above_units, bad_dtype, bad_format, bad_policy, mixed_dialects,
-/// unsupported_tensors, unsupported_adapter, shape_mismatch, layout_mismatch, no_common_module,
-/// too_many_adapters, size_overflow.
-Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recipe, size_t threads,
+/// `footprint`: the most that the work may take; where its memory is limited, batches become smaller, and
+/// then fewer of them are worked on at a time. `ranks`: of each module, once they have been chosen from the
+/// data (ranksByRule); empty: as the recipe says. Errors: no_inputs, unknown_method, bad_option, bad_weights,
+/// bad_rank, rank_above_units, bad_dtype, bad_format, bad_policy, mixed_dialects, unsupported_tensors,
+/// unsupported_adapter, shape_mismatch, layout_mismatch, no_common_module, too_many_adapters, size_overflow,
+/// out_of_memory.
+Result<Plan> makePlan(std::span<const AdapterFile> adapters, const Recipe& recipe, const Footprint& footprint,
                       std::span<const uint32_t> ranks = {});
 
 }  // namespace lego

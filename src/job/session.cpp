@@ -21,6 +21,11 @@ Error inFile(Error error, const std::string& file) {
 
 }  // namespace
 
+Session::Session(const Footprint& footprint, const Kernels& kernels)
+    : footprint_(footprint), kernels_(kernels), slots_(footprint.slots), pool_(footprint.threads) {
+  footprint_.threads = pool_.size();
+}
+
 Status Session::addAdapter(const AdapterNames& names, std::span<const std::byte> bytes, uint64_t fileSize,
                            std::optional<std::string_view> configText) {
   if (adapters_.size() == limits::kAdapters)
@@ -96,15 +101,20 @@ Status Session::makePlan(const Recipe& asked) {
   Recipe recipe = asked;
   if (base_) recipe.base = base_;
   if (baseWeights_) recipe.baseWeights = baseWeights_;
-  auto plan = lego::makePlan(adapters_, recipe, pool_.size());
+  auto plan = lego::makePlan(adapters_, recipe, footprint_);
   if (!plan) return plan.error();
   plan_ = std::move(*plan);
   reports_.assign(plan_->modules.size(), {});
   surveys_.assign(plan_->modules.size(), {});
-  workspaces_.clear();
+  forgetInputs();
   // With a survey every byte is read twice.
   context_.begin(plan_->inputBytes * (plan_->ranksAreKnown ? 1 : 2));
   return {};
+}
+
+void Session::forgetInputs() {
+  workspaces_.clear();
+  for (Slot& slot : slots_) slot.batch.reset();
 }
 
 Status Session::reserve() {
@@ -113,9 +123,12 @@ Status Session::reserve() {
     input = std::max(input, batch.inputBytes);
     output = std::max(output, batch.outputEnd - batch.outputBegin);
   }
-  if (Status got = input_.reserve(input); !got) return got;
-  if (Status got = output_.reserve(output); !got) return got;
-  std::vector<Workspace> workspaces(pool_.size());
+  for (Slot& slot : slots_) {
+    if (Status got = slot.input.reserve(input); !got) return got;
+    if (Status got = slot.output.reserve(output); !got) return got;
+  }
+  std::vector<Workspace> workspaces(plan_->footprint.groupsInWork(plan_->groups.size()));
+  pool_.limit(workspaces.size());
   const WorkspaceSize size = workspaceSize(*plan_);
   for (Workspace& workspace : workspaces) {
     if (Status got = workspace.reserve(size); !got) return got;
@@ -124,43 +137,130 @@ Status Session::reserve() {
   return {};
 }
 
+Session::Slot* Session::slotOf(size_t batch) {
+  const auto slot = std::ranges::find(slots_, std::optional(batch), &Slot::batch);
+  return slot == slots_.end() ? nullptr : &*slot;
+}
+
 Result<std::span<std::byte>> Session::input(size_t batch) {
   if (workspaces_.empty()) {
     if (Status got = reserve(); !got) return got.error();
   }
-  return input_.span(static_cast<size_t>(plan_->batches[batch].inputBytes));
+  Slot& slot = slots_[turn_];
+  if (slot.isTaken) return Error{Code::internal, "more batches are read than there are slots", {}, {}, {}};
+  turn_ = (turn_ + 1) % slots_.size();
+  for (Slot& other : slots_) {
+    if (other.batch == batch) other.batch.reset();
+  }
+  slot.batch = batch;
+  slot.isTaken = true;
+  return slot.input.span(static_cast<size_t>(plan_->batches[batch].inputBytes));
 }
 
-Status Session::forEachGroup(const PlannedBatch& batch,
-                             const std::function<Status(const PlannedGroup&, Workspace&)>& work) {
-  if (workspaces_.empty())
-    return Error{Code::internal, "a batch was run before its input was read", {}, {}, {}};
-  const size_t count = batch.endGroup - batch.firstGroup;
-  std::vector<std::optional<Error>> errors(count);
-  pool_.forEach(count, [&](size_t i, size_t thread) {
-    const PlannedGroup& group = plan_->groups[batch.firstGroup + i];
-    if (Status done = work(group, workspaces_[thread]); !done) {
-      errors[i] = done.error();
+std::span<std::byte> Session::part(Slot& slot, const TensorInfo& tensor) {
+  const uint64_t begin = batchOf(slot).outputBegin;
+  return {slot.output.data() + (tensor.begin - begin), static_cast<size_t>(tensor.end - tensor.begin)};
+}
+
+Status Session::surveyGroup(Slot& slot, const PlannedGroup& group, Workspace& workspace) {
+  const auto bytes = static_cast<size_t>(batchOf(slot).inputBytes);
+  auto surveys =
+      surveyStep(*plan_, group, adapters_, {slot.input.data(), bytes}, workspace, kernels_, context_);
+  if (!surveys) return surveys.error();
+  for (size_t g = 0; g < surveys->size(); ++g) surveys_[group.modules[g]] = std::move((*surveys)[g]);
+  return {};
+}
+
+Status Session::mergeGroup(Slot& slot, const PlannedGroup& group, Workspace& workspace) {
+  const auto bytes = static_cast<size_t>(batchOf(slot).inputBytes);
+  std::vector<ModuleOutput> outputs;
+  for (const size_t m : group.modules) {
+    const PlannedModule& module = plan_->modules[m];
+    outputs.push_back({part(slot, module.a), part(slot, module.b),
+                       module.magnitude ? part(slot, *module.magnitude) : std::span<std::byte>()});
+  }
+  auto reports =
+      runStep(*plan_, group, adapters_, {slot.input.data(), bytes}, outputs, workspace, kernels_, context_);
+  if (!reports) return reports.error();
+  for (size_t g = 0; g < reports->size(); ++g) reports_[group.modules[g]] = std::move((*reports)[g]);
+  return {};
+}
+
+Status Session::start(size_t index, Work work) {
+  Slot* const slot = slotOf(index);
+  if (!slot) return Error{Code::internal, "a batch was started before its input was read", {}, {}, {}};
+  const PlannedBatch& batch = plan_->batches[index];
+  for (size_t p = batch.firstPair; p < batch.endPair && work == Work::Merge; ++p) {
+    const PlannedPair& pair = plan_->pairs[p];
+    for (const TensorInfo* tensor : {&pair.a, &pair.b}) {
+      if (pair.isShared) std::ranges::fill(part(*slot, *tensor), std::byte{0});
+    }
+  }
+  slot->work = work;
+  slot->isTaken = true;
+  slot->loop.count = batch.endGroup - batch.firstGroup;
+  slot->errors.assign(slot->loop.count, std::nullopt);
+  slot->loop.body = [this, slot, first = batch.firstGroup](size_t i, size_t thread) {
+    const PlannedGroup& group = plan_->groups[first + i];
+    const Status done = slot->work == Work::Survey ? surveyGroup(*slot, group, workspaces_[thread])
+                                                   : mergeGroup(*slot, group, workspaces_[thread]);
+    if (!done) {
+      slot->errors[i] = done.error();
       return;
     }
     for (const size_t m : group.modules) context_.advance(plan_->modules[m].inputBytes);
-  });
-  for (auto& error : errors) {
+  };
+  pool_.start(slot->loop);
+  return {};
+}
+
+Result<std::span<const std::byte>> Session::finish(size_t index) {
+  Slot* const slot = slotOf(index);
+  if (!slot || !slot->loop.body)
+    return Error{Code::internal, "a batch was to be finished that was not started", {}, {}, {}};
+  pool_.finish(slot->loop);
+  slot->loop.body = nullptr;
+  slot->isTaken = false;
+  for (auto& error : slot->errors) {
     if (error) return std::move(*error);
+  }
+  if (slot->work == Work::Survey) return std::span<const std::byte>();
+  if (Status written = writeRest(*slot); !written) return written.error();
+  const PlannedBatch& batch = plan_->batches[index];
+  return std::span<const std::byte>(slot->output.data(),
+                                    static_cast<size_t>(batch.outputEnd - batch.outputBegin));
+}
+
+Status Session::writeRest(Slot& slot) {
+  const PlannedBatch& batch = batchOf(slot);
+  for (size_t e = batch.firstExtra; e < batch.endExtra; ++e) {
+    const PlannedExtra& extra = plan_->extras[e];
+    Status made = mergeExtra(extra, adapters_, {slot.input.data(), static_cast<size_t>(batch.inputBytes)},
+                             part(slot, extra.out));
+    if (!made) return made.error();
+    for (const auto& source : extra.sources) context_.advance(source.tensor.end - source.tensor.begin);
+  }
+  for (const PlannedFiller& filler : plan_->fillers) {
+    if (filler.at >= batch.outputBegin && filler.at < batch.outputEnd)
+      std::memcpy(slot.output.data() + (filler.at - batch.outputBegin), filler.bytes.data(),
+                  filler.bytes.size());
   }
   return {};
 }
 
-Status Session::survey(size_t index) {
-  const PlannedBatch& batch = plan_->batches[index];
-  return forEachGroup(batch, [&](const PlannedGroup& group, Workspace& workspace) -> Status {
-    auto surveys =
-        surveyStep(*plan_, group, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
-                   workspace, kernels_, context_);
-    if (!surveys) return surveys.error();
-    for (size_t g = 0; g < surveys->size(); ++g) surveys_[group.modules[g]] = std::move((*surveys)[g]);
-    return {};
-  });
+Status Session::survey(size_t batch) {
+  if (Status begun = start(batch, Work::Survey); !begun) return begun;
+  const auto done = finish(batch);
+  return done ? Status() : Status(done.error());
+}
+
+Result<std::span<const std::byte>> Session::run(size_t batch) {
+  if (Status begun = start(batch, Work::Merge); !begun) return begun.error();
+  return finish(batch);
+}
+
+void Session::setEnergies(size_t module, std::vector<double> energies) {
+  surveys_[module].energies = std::move(energies);
 }
 
 Status Session::chooseRanks() {
@@ -168,51 +268,11 @@ Status Session::chooseRanks() {
   for (const ModuleSurvey& survey : surveys_) energies.push_back(survey.energies);
   const auto ranks = ranksByRule(*plan_, energies);
   if (!ranks) return ranks.error();
-  auto plan = lego::makePlan(adapters_, plan_->recipe, pool_.size(), *ranks);
+  auto plan = lego::makePlan(adapters_, plan_->recipe, footprint_, *ranks);
   if (!plan) return plan.error();
   plan_ = std::move(*plan);
-  workspaces_.clear();
+  forgetInputs();
   return {};
-}
-
-Result<std::span<const std::byte>> Session::run(size_t index) {
-  const PlannedBatch& batch = plan_->batches[index];
-  const auto part = [&](const TensorInfo& tensor) {
-    return std::span(output_.data() + (tensor.begin - batch.outputBegin),
-                     static_cast<size_t>(tensor.end - tensor.begin));
-  };
-  for (size_t p = batch.firstPair; p < batch.endPair; ++p) {
-    const PlannedPair& pair = plan_->pairs[p];
-    for (const TensorInfo* tensor : {&pair.a, &pair.b}) {
-      if (pair.isShared) std::ranges::fill(part(*tensor), std::byte{0});
-    }
-  }
-  Status done = forEachGroup(batch, [&](const PlannedGroup& group, Workspace& workspace) -> Status {
-    std::vector<ModuleOutput> outputs;
-    for (const size_t m : group.modules) {
-      const PlannedModule& module = plan_->modules[m];
-      outputs.push_back({part(module.a), part(module.b),
-                         module.magnitude ? part(*module.magnitude) : std::span<std::byte>()});
-    }
-    auto reports = runStep(*plan_, group, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)},
-                           outputs, workspace, kernels_, context_);
-    if (!reports) return reports.error();
-    for (size_t g = 0; g < reports->size(); ++g) reports_[group.modules[g]] = std::move((*reports)[g]);
-    return {};
-  });
-  if (!done) return done.error();
-  for (size_t e = batch.firstExtra; e < batch.endExtra; ++e) {
-    const PlannedExtra& extra = plan_->extras[e];
-    Status made =
-        mergeExtra(extra, adapters_, {input_.data(), static_cast<size_t>(batch.inputBytes)}, part(extra.out));
-    if (!made) return made.error();
-    for (const auto& source : extra.sources) context_.advance(source.tensor.end - source.tensor.begin);
-  }
-  for (const PlannedFiller& filler : plan_->fillers) {
-    if (filler.at >= batch.outputBegin && filler.at < batch.outputEnd)
-      std::memcpy(output_.data() + (filler.at - batch.outputBegin), filler.bytes.data(), filler.bytes.size());
-  }
-  return std::span<const std::byte>(output_.data(), static_cast<size_t>(batch.outputEnd - batch.outputBegin));
 }
 
 }  // namespace lego

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <set>
 #include <thread>
 #include <vector>
@@ -92,6 +93,14 @@ TEST(Context, ProgressIsMonotoneAndEndsAtOne) {
 
 class Threads : public ::testing::TestWithParam<size_t> {};
 
+void runLoop(ThreadPool& pool, size_t count, std::function<void(size_t, size_t)> body) {
+  Loop loop;
+  loop.count = count;
+  loop.body = std::move(body);
+  pool.start(loop);
+  pool.finish(loop);
+}
+
 TEST_P(Threads, EveryIndexOnceAcrossManyRounds) {
   ThreadPool pool(GetParam());
   EXPECT_GE(pool.size(), 1u);
@@ -99,7 +108,7 @@ TEST_P(Threads, EveryIndexOnceAcrossManyRounds) {
     for (int round = 0; round < 50; ++round) {
       std::vector<std::atomic<int>> visits(count);
       std::atomic<bool> sound{true};
-      pool.forEach(count, [&](size_t index, size_t thread) {
+      runLoop(pool, count, [&](size_t index, size_t thread) {
         ++visits[index];
         if (thread >= pool.size()) sound = false;
       });
@@ -113,12 +122,49 @@ TEST_P(Threads, NoTwoIndicesShareAThreadAtOnce) {
   ThreadPool pool(GetParam());
   std::vector<std::atomic<int>> inside(pool.size());
   std::atomic<bool> alone{true};
-  pool.forEach(200, [&](size_t, size_t thread) {
+  runLoop(pool, 200, [&](size_t, size_t thread) {
     if (++inside[thread] != 1) alone = false;
     std::this_thread::yield();
     --inside[thread];
   });
   EXPECT_TRUE(alone);
+}
+
+TEST_P(Threads, GoOnWithTheNextLoop) {
+  ThreadPool pool(GetParam());
+  std::vector<std::atomic<int>> visits(3);
+  std::vector<Loop> loops(3);
+  for (size_t i = 0; i < loops.size(); ++i) {
+    loops[i].count = 20 + i;
+    loops[i].body = [&visits, i](size_t, size_t) { ++visits[i]; };
+    pool.start(loops[i]);
+  }
+  for (size_t i = 0; i < loops.size(); ++i) {
+    pool.finish(loops[i]);
+    EXPECT_EQ(visits[i].load(), 20 + static_cast<int>(i));
+  }
+}
+
+TEST_P(Threads, AreLimited) {
+  ThreadPool pool(GetParam());
+  pool.limit(2);
+  std::atomic<bool> sound{true};
+  runLoop(pool, 200, [&](size_t, size_t thread) {
+    if (thread >= 2) sound = false;
+  });
+  EXPECT_TRUE(sound);
+}
+
+TEST_P(Threads, EndWithLoopsThatNobodyFinishes) {
+  std::atomic<int> visits{0};
+  Loop loop;
+  loop.count = 100'000;
+  loop.body = [&](size_t, size_t) { ++visits; };
+  {
+    ThreadPool pool(GetParam());
+    pool.start(loop);
+  }
+  EXPECT_LE(visits.load(), 100'000);
 }
 
 INSTANTIATE_TEST_SUITE_P(Counts, Threads, ::testing::Values(1, 2, 3, 8));

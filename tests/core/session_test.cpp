@@ -198,6 +198,77 @@ TEST(Session, ABatchNeedsItsInput) {
   expectCode(session.run(0), Code::internal);
 }
 
+// As a caller does who reads one batch and writes another while the core works on two.
+TEST(Session, BatchesMayOverlap) {
+  const auto adapters = examples();
+  const Merged expected = must(mergeAll(adapters, {}));
+  for (const size_t threads : {1, 3}) {
+    Session session({.threads = threads, .slots = 3, .batchBytes = 1});
+    for (const auto& adapter : adapters) ASSERT_TRUE(addTo(session, adapter));
+    ASSERT_TRUE(session.makePlan({}));
+    const Plan& plan = session.plan();
+    const size_t count = plan.batches.size();
+    ASSERT_EQ(count, plan.pairs.size());
+    std::vector<std::byte> file(expected.file.begin(), expected.file.end());
+    std::fill(file.begin() + static_cast<std::ptrdiff_t>(plan.header.size()), file.end(), std::byte{0xAA});
+    const auto begin = [&](size_t i) {
+      auto input = session.input(i);
+      ASSERT_TRUE(input);
+      for (const ReadRange& read : plan.batches[i].reads)
+        std::copy_n(adapters[read.adapter].file.begin() + static_cast<std::ptrdiff_t>(read.offset),
+                    read.length, input->begin() + static_cast<std::ptrdiff_t>(read.at));
+      ASSERT_TRUE(session.start(i, Work::Merge));
+    };
+    begin(0);
+    begin(1);
+    for (size_t i = 0; i < count; ++i) {
+      if (i + 2 < count) begin(i + 2);
+      const auto output = session.finish(i);
+      ASSERT_TRUE(output);
+      std::ranges::copy(*output, file.begin() + static_cast<std::ptrdiff_t>(plan.batches[i].outputBegin));
+    }
+    EXPECT_TRUE(std::ranges::equal(file, expected.file));
+  }
+}
+
+TEST(Session, HasNoMoreBatchesThanSlots) {
+  Session session({.threads = 2, .slots = 2, .batchBytes = 1});
+  for (const auto& adapter : examples()) ASSERT_TRUE(addTo(session, adapter));
+  ASSERT_TRUE(session.makePlan({}));
+  ASSERT_TRUE(session.input(0));
+  ASSERT_TRUE(session.input(1));
+  expectCode(session.input(2), Code::internal);
+  expectCode(session.finish(0), Code::internal);
+}
+
+TEST(Session, StaysWithinALimitOfMemory) {
+  const auto adapters = examples();
+  const Merged expected = must(mergeAll(adapters, {}));
+  const auto planWith = [&](const Footprint& footprint) {
+    Session session(footprint);
+    for (const auto& adapter : adapters) EXPECT_TRUE(addTo(session, adapter));
+    Status made = session.makePlan({});
+    return made ? Result<Plan>(session.plan()) : Result<Plan>(made.error());
+  };
+  const Plan free = must(planWith({.threads = 8, .slots = 3}));
+  const Plan least = must(planWith({.threads = 1, .slots = 3, .batchBytes = 1}));
+  ASSERT_LT(least.peakBytes, free.peakBytes);
+  uint64_t last = 0;
+  for (uint64_t limit = least.peakBytes; limit <= free.peakBytes; limit += 50'000) {
+    const Plan plan = must(planWith({.threads = 8, .slots = 3, .memoryBytes = limit}));
+    EXPECT_LE(plan.peakBytes, limit);
+    EXPECT_EQ(plan.header, expected.plan.header);
+    EXPECT_GE(plan.footprint.threads, last);
+    last = plan.footprint.threads;
+  }
+  EXPECT_GT(last, 1u);
+  const std::string text =
+      expectCode(planWith({.threads = 8, .slots = 3, .memoryBytes = least.peakBytes - 1}), Code::outOfMemory);
+  EXPECT_NE(text.find("needs " + std::to_string((least.peakBytes + 999'999) / 1'000'000) + " MB"),
+            std::string::npos)
+      << text;
+}
+
 // A file of 18 TB, of which only the header is needed to know that nothing can hold its one module.
 TEST(Session, RefusesAnImpossibleAmountOfMemory) {
   constexpr uint64_t kRank = 4096, kSide = uint64_t{1} << 28;

@@ -27,6 +27,7 @@ class FakeWorker implements WorkerHandle {
 }
 
 const job = {} as Job
+const effort = { lanes: 1, memory: 0 }
 
 describe('lane', () => {
   let worker: FakeWorker
@@ -34,8 +35,8 @@ describe('lane', () => {
   beforeEach(() => {
     vi.useFakeTimers()
     worker = new FakeWorker()
-    const platform: Platform = { cores: 1, canShareMemory: false, startWorker: () => worker }
-    lane = new Lane(platform, { threads: 1, reference: false })
+    const platform: Platform = { cores: 1, memory: 2 ** 30, canShareMemory: false, readsIntoMemory: false, startWorker: () => worker }
+    lane = new Lane(platform, { threads: 1, variant: 'single', reference: false })
   })
   afterEach(() => {
     vi.useRealTimers()
@@ -44,12 +45,12 @@ describe('lane', () => {
     for (const call of calls) await expect(call).rejects.toMatchObject({ code })
     expect(lane.alive).toBe(false)
     expect(worker.terminated).toBe(true)
-    await expect(lane.call('plan', { job })).rejects.toMatchObject({ code })
+    await expect(lane.call('plan', { job, effort })).rejects.toMatchObject({ code })
   }
 
   it('settles each call with its own answer', async () => {
-    const one = lane.call('plan', { job })
-    const two = lane.call('plan', { job })
+    const one = lane.call('plan', { job, effort })
+    const two = lane.call('plan', { job, effort })
     worker.reply({ ready: true })
     worker.reply({ id: 2, value: 'second' })
     worker.reply({ id: 1, error: { code: 'bad_rank', message: 'no' } })
@@ -59,8 +60,8 @@ describe('lane', () => {
   })
 
   it('lets the process end while no call is open', async () => {
-    const one = lane.call('plan', { job })
-    const two = lane.call('plan', { job })
+    const one = lane.call('plan', { job, effort })
+    const two = lane.call('plan', { job, effort })
     worker.reply({ id: 1, value: 'first' })
     await one
     expect(worker.held).toBe(true)
@@ -73,46 +74,46 @@ describe('lane', () => {
     worker.post = () => {
       throw new DOMException('it cannot be cloned', 'DataCloneError')
     }
-    await expect(lane.call('plan', { job })).rejects.toMatchObject({ code: 'bad_input' })
+    await expect(lane.call('plan', { job, effort })).rejects.toMatchObject({ code: 'bad_input' })
     expect(worker.held).toBe(false)
     expect(lane.alive).toBe(true)
   })
 
   it('rejects every open call when the worker crashes', async () => {
-    const calls = [lane.call('plan', { job }), lane.call('plan', { job })]
+    const calls = [lane.call('plan', { job, effort }), lane.call('plan', { job, effort })]
     worker.fail('boom')
     await dies(calls, 'worker_failed')
   })
 
   it('rejects every open call when the core stops', async () => {
-    const calls = [lane.call('plan', { job })]
+    const calls = [lane.call('plan', { job, effort })]
     worker.reply({ failed: { code: 'out_of_memory', message: 'unreachable' } })
     await dies(calls, 'out_of_memory')
   })
 
   it('rejects when the worker never starts', async () => {
-    const calls = [lane.call('plan', { job })]
+    const calls = [lane.call('plan', { job, effort })]
     vi.advanceTimersByTime(30_001)
     await dies(calls, 'worker_failed')
   })
 
   it('does not take a long call for a worker that never started', async () => {
     worker.reply({ ready: true })
-    const call = lane.call('plan', { job })
+    const call = lane.call('plan', { job, effort })
     vi.advanceTimersByTime(3_600_000)
     worker.reply({ id: 1, value: 7 })
     await expect(call).resolves.toBe(7)
   })
 
   it('gives up on a worker that answers what nobody asked', async () => {
-    const calls = [lane.call('plan', { job })]
+    const calls = [lane.call('plan', { job, effort })]
     worker.reply({ id: 99, value: 0 })
     await dies(calls, 'worker_failed')
   })
 
   it('asks for a cancel and rejects with the reason once the work has stopped', async () => {
     const controller = new AbortController()
-    const call = lane.call('plan', { job }, { signal: controller.signal })
+    const call = lane.call('plan', { job, effort }, { signal: controller.signal })
     const memory = new SharedArrayBuffer(16)
     worker.reply({ id: 1, flag: { buffer: memory, address: 8 } })
     controller.abort('enough')
@@ -129,7 +130,7 @@ describe('lane', () => {
 
   it('ends a worker that does not stop in time', async () => {
     const controller = new AbortController()
-    const call = lane.call('plan', { job }, { signal: controller.signal })
+    const call = lane.call('plan', { job, effort }, { signal: controller.signal })
     controller.abort('enough')
     vi.advanceTimersByTime(1_001)
     await expect(call).rejects.toBe('enough')
@@ -138,7 +139,7 @@ describe('lane', () => {
 
   it('still gives a result that was finished before the cancel arrived', async () => {
     const controller = new AbortController()
-    const call = lane.call('plan', { job }, { signal: controller.signal })
+    const call = lane.call('plan', { job, effort }, { signal: controller.signal })
     controller.abort('late')
     worker.reply({ id: 1, value: 'done' })
     await expect(call).resolves.toBe('done')
@@ -148,13 +149,13 @@ describe('lane', () => {
 
   it('passes progress on', () => {
     const seen: number[] = []
-    void lane.call('plan', { job }, { onProgress: ({ fraction }) => seen.push(fraction) })
+    void lane.call('plan', { job, effort }, { onProgress: ({ fraction }) => seen.push(fraction) })
     worker.reply({ id: 1, progress: { fraction: 0.5, modulesDone: 1, modules: 2 } })
     expect(seen).toEqual([0.5])
   })
 
   it('closes once', async () => {
-    const calls = [lane.call('plan', { job })]
+    const calls = [lane.call('plan', { job, effort })]
     lane.close()
     lane.close()
     await dies(calls, 'closed')

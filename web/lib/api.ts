@@ -5,9 +5,10 @@ import { comparisonOf, type Comparison } from './comparison.js'
 import { MergeError } from './error.js'
 import { extraKinds, formats, methods, version, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
 import { resolveBase, resolveInput, type MergeInput, type Source } from './input.js'
-import { Lane, type CallOptions } from './lane.js'
-import type { Platform } from './platform.js'
-import type { AdapterData, Job, OnnxLayout, PlanData, Policies, Progress } from './protocol.js'
+import type { CallOptions } from './lane.js'
+import type { Platform, WorkerSettings } from './platform.js'
+import { Pool } from './pool.js'
+import type { AdapterData, Effort, Job, OnnxLayout, PlanData, Policies, Progress } from './protocol.js'
 import { resultOf, type MergeResult } from './result.js'
 import type { OutputReference } from './sink.js'
 
@@ -65,17 +66,21 @@ export interface Conversion extends Pick<Recipe, 'dtype' | 'metadata' | 'base' |
  */
 export type RankRule = 'auto' | { readonly energy: number } | { readonly cumulative: number } | { readonly ratio: number } | { readonly frobenius: number } | { readonly size: number }
 
+/** A path (Node), a handle of the File System API, or a stream. */
+export type Output = string | FileSystemDirectoryHandle | FileSystemFileHandle | WritableStream<Uint8Array>
+
 export interface MergeOptions {
   /** Called as the work proceeds; the last call has fraction 1. */
   readonly onProgress?: (progress: Progress) => void
   /** Stops the work; the call then rejects with the signal's reason. */
   readonly signal?: AbortSignal
   /**
-   * Node: a folder to write the result to, made if need be, or, for formats of one file, a name that ends
-   * in .safetensors. It appears there only when it is complete; files of an adapter that are there already
-   * are replaced. Without it the result stays in memory.
+   * Where the result is written to as it appears, instead of to memory. In Node a folder, made if need be, or, for formats
+   * of one file, a name that ends in .safetensors, .gguf or .onnx_adapter; it appears there only when it is complete, and
+   * files of an adapter that are there already are replaced. In a browser the handle of a folder, or, for formats of one
+   * file, of a file; for these also a stream, which is written no faster than it takes, and is aborted when the merge fails.
    */
-  readonly output?: string
+  readonly output?: Output
   /**
    * Puts the SHA-256 of every input and output file into the report, and those of the inputs into the file's metadata
    * (`lora_lego`): every input is read once more. Default: false.
@@ -84,8 +89,23 @@ export interface MergeOptions {
 }
 
 export interface MergerOptions {
-  /** Threads to work with where shared memory can be used. Default: the number of cores, at most 8. */
+  /**
+   * Threads to work with where shared memory can be used. Default: the number of cores, at most 8, and fewer where there
+   * is less than 1 GB of memory for each.
+   */
   readonly threads?: number
+  /**
+   * Workers with a core and memory of their own instead of threads, where modules are shared out among them: what is done
+   * on pages that cannot share memory, with as many as there would be threads.
+   */
+  readonly lanes?: number
+  /**
+   * Bytes that a merge may take, all workers together. It then takes smaller pieces, and fewer of them at a time; what
+   * cannot fit is refused with the number needed (`out_of_memory`). Default: no limit.
+   */
+  readonly memory?: number
+  /** Milliseconds without a call after which workers end and give their memory back; the next call starts new ones. Default: 60000. */
+  readonly idle?: number
   /** `reference` runs the readable kernels: the same bytes, about ten times slower. For checks and benchmarks. */
   readonly kernels?: 'fast' | 'reference'
 }
@@ -95,10 +115,12 @@ export type Inspection = AdapterData
 /** What a merge will do. */
 export type MergePlan = PlanData
 
-/** Keeps a worker warm for many calls. */
+/** Keeps workers warm for many calls. */
 export interface Merger {
-  /** Threads it works with. */
+  /** Threads it works with, in each lane. */
   readonly threads: number
+  /** Workers among which it shares out the modules of a merge. */
+  readonly lanes: number
   /**
    * What an adapter holds, weights unread: modules with ranks and scales, and what a merge would lose.
    * Rejects with MergeError.
@@ -133,36 +155,46 @@ export interface Api {
   convert: Merger['convert']
 }
 
-const mostThreads = 8
+const mostWorkers = 64
+// What is used unless asked for; a merge is bound by memory long before more cores help.
+const standardWorkers = 8
+// A core, a merge of a few adapters in it, and what the rest of the machine needs.
+const memoryPerWorker = 2 ** 30
 const defaultMethod = (methods[0] as MethodInfo).name
 
 export function defineApi(platform: Platform): Api {
-  function createMerger({ threads: asked, kernels = 'fast' }: MergerOptions = {}): Merger {
-    if (asked !== undefined && !(Number.isInteger(asked) && asked >= 1 && asked <= 64)) {
-      throw new MergeError({ code: 'bad_option', message: `threads must be a whole number from 1 to 64, not ${asked}` })
-    }
-    const threads = platform.canShareMemory ? (asked ?? Math.min(platform.cores, mostThreads)) : 1
-    let lane: Lane | undefined
+  function createMerger({ threads: asked, lanes: askedLanes, memory = 0, idle = 60_000, kernels = 'fast' }: MergerOptions = {}): Merger {
+    checkWhole('threads', asked, 1, mostWorkers)
+    checkWhole('lanes', askedLanes, 1, mostWorkers)
+    checkWhole('memory', memory, 0, Number.MAX_SAFE_INTEGER)
+    checkWhole('idle', idle, 0, 2 ** 31 - 1)
+    const suitable = Math.min(platform.cores, standardWorkers, Math.max(1, Math.floor(platform.memory / memoryPerWorker)))
+    const sharesMemory = platform.canShareMemory && askedLanes === undefined
+    const threads = sharesMemory ? (asked ?? suitable) : 1
+    const lanes = sharesMemory ? 1 : (askedLanes ?? suitable)
+    const variant = sharesMemory && (threads > 1 || platform.readsIntoMemory) ? 'threads' : 'single'
+    const settings: WorkerSettings = { threads, variant, reference: kernels === 'reference' }
+    const effort: Effort = { lanes, memory }
+    const pool = new Pool(platform, settings, idle)
     let closed = false
 
-    const call: Lane['call'] = async (name, args, options) => {
+    const call: Pool['call'] = async (name, args, options) => {
       if (closed) throw new MergeError({ code: 'closed', message: 'this merger was closed' })
-      // A dead worker is replaced; what it was doing is not tried again.
-      if (!lane?.alive) lane = new Lane(platform, { threads, reference: kernels === 'reference' })
-      return lane.call(name, args, options)
+      return pool.call(name, args, options)
     }
-    const run = async (job: Job, { output: path, hashes = false, ...options }: MergeOptions): Promise<MergeResult> => {
-      const output: OutputReference = path === undefined ? { kind: 'memory' } : { kind: 'path', path }
-      if (path !== undefined && !platform.checkOutput) throw new MergeError({ code: 'not_supported', message: 'an output path can only be written in Node' })
+    const run = async (job: Job, { output: target, hashes = false, ...options }: MergeOptions): Promise<MergeResult> => {
+      const output = outputOf(platform, target)
       await platform.checkOutput?.(output, job.adapters.flatMap(({ tensors, config }) => (config ? [tensors, config] : [tensors])))
-      return resultOf(job, await call('merge', { job, output, hashes }, options satisfies CallOptions))
+      const lines = output.kind === 'stream' ? [output.stream] : []
+      return resultOf(job, await call('merge', { job, effort, output, hashes }, { ...(options satisfies CallOptions), lines }))
     }
     const close = async (): Promise<void> => {
       closed = true
-      lane?.close()
+      pool.close()
     }
     return {
       threads,
+      lanes,
       async inspect(input, options = {}) {
         const { adapter } = await resolveInput(platform, input, 0)
         return call('inspect', { adapter }, options)
@@ -174,11 +206,11 @@ export function defineApi(platform: Platform): Api {
         return comparisonOf(
           job.adapters.map(({ label }) => label),
           job.weights,
-          await call('compare', { job }, options),
+          await call('compare', { job, effort }, options),
         )
       },
       async plan(inputs, recipe = {}, options = {}) {
-        return call('plan', { job: await jobOf(platform, inputs, recipe) }, options)
+        return call('plan', { job: await jobOf(platform, inputs, recipe), effort }, options)
       },
       async merge(inputs, recipe = {}, options = {}) {
         return run(await jobOf(platform, inputs, recipe), options)
@@ -210,6 +242,15 @@ export function defineApi(platform: Platform): Api {
   }
 }
 
+function outputOf(platform: Platform, output: Output | undefined): OutputReference {
+  if (output === undefined) return { kind: 'memory' }
+  if (typeof output === 'string') {
+    if (!platform.checkOutput) throw new MergeError({ code: 'not_supported', message: 'an output path can only be written in Node' })
+    return { kind: 'path', path: output }
+  }
+  return output instanceof WritableStream ? { kind: 'stream', stream: output } : { kind: 'handle', handle: output }
+}
+
 /** Resolves inputs and fills in defaults. The core checks what the values mean; this, that they are values. */
 async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: Recipe): Promise<Job> {
   const given: unknown = inputs
@@ -239,6 +280,11 @@ async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: 
     keepScales: false,
     options,
   }
+}
+
+function checkWhole(name: string, value: number | undefined, least: number, most: number): void {
+  if (value === undefined || (Number.isInteger(value) && value >= least && value <= most)) return
+  throw new MergeError({ code: 'bad_option', message: `${name} must be a whole number from ${least} to ${most}, not ${value}` })
 }
 
 function checkedRank(rank: number | undefined): number | undefined {

@@ -1,6 +1,7 @@
 // What the two worker scripts of a browser share: their first message says how many threads to use.
 
 import { createHasher } from './browser-hash.js'
+import { openHandle } from './handle-sink.js'
 import { serve, type WorkerParts } from './serve.js'
 import { BlobSink } from './sink.js'
 import { openBlob } from './source.js'
@@ -22,9 +23,11 @@ export function serveBrowser(start: (threads: number) => ReturnType<WorkerParts[
       settings,
       start: () => start(settings.threads),
       open: openBlob,
+      readsIntoMemory: false,
       createHasher,
-      openSink: async output => {
+      openSink: async (output, names) => {
         if (output.kind === 'memory') return new BlobSink()
+        if (output.kind !== 'path') return openHandle(output, names)
         throw new MergeError({ code: 'not_supported', message: 'an output path can only be written in Node' })
       },
       port: {

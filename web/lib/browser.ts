@@ -38,17 +38,22 @@ export const browser: Platform = {
   get cores() {
     return navigator.hardwareConcurrency || 1
   },
+  get memory() {
+    // Rounded, and capped at 8 GB; Chromium only.
+    return ((navigator as { deviceMemory?: number }).deviceMemory ?? 8) * 2 ** 30
+  },
+  readsIntoMemory: false,
   get canShareMemory() {
     return canShareMemory()
   },
-  startWorker(variant, settings): WorkerHandle {
+  startWorker(settings): WorkerHandle {
     if (!WebAssembly.validate(simdProbe)) {
       throw new MergeError({ code: 'not_supported', message: 'this browser has no WebAssembly SIMD; Chrome 91, Firefox 89 and Safari 16.4 are the first that do' })
     }
-    const worker = newWorker(variant)
+    const worker = newWorker(settings.variant)
     worker.postMessage({ settings })
     return {
-      post: (request: Request) => worker.postMessage(request),
+      post: (request: Request, lines = []) => worker.postMessage(request, [...lines]),
       listen: (receive, failed) => {
         worker.onmessage = (event: MessageEvent<Reply>) => receive(event.data)
         worker.onmessageerror = () => failed('a message of the worker could not be read')

@@ -67,3 +67,5 @@ export class MergeError extends Error {
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown)
 }
+
+export const cancelledError = (): MergeError => new MergeError({ code: 'cancelled', message: 'The work was cancelled.' })

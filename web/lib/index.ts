@@ -19,7 +19,7 @@ export const merge = api.merge
 export const convert = api.convert
 
 export { extraKinds, formats, methods, version } from './api.js'
-export type { CompareOptions, Conversion, ExtraKind, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Policies, Progress, RankRule, Recipe } from './api.js'
+export type { CompareOptions, Conversion, ExtraKind, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Output, Policies, Progress, RankRule, Recipe } from './api.js'
 export type { Advice, Reason } from './advice.js'
 export { worstModules } from './comparison.js'
 export type { Comparison, ModuleComparison, Relations } from './comparison.js'

@@ -2,7 +2,7 @@
 
 import { MergeError, messageOf, type ErrorData } from './error.js'
 import type { Platform, WorkerHandle, WorkerSettings } from './platform.js'
-import type { CallName, Calls, CancelFlag, Progress, Reply } from './protocol.js'
+import type { AssistRequest, CallName, Calls, CancelFlag, Progress, Reply } from './protocol.js'
 
 /** What a caller may want of a running call. */
 export interface CallOptions {
@@ -10,10 +10,19 @@ export interface CallOptions {
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
 
+/** What a call may need beside its arguments. */
+export interface CallLines {
+  /** Ports and streams among the arguments, which then belong to the worker. */
+  readonly lines?: readonly Transferable[]
+  /** Gives lines to as many helpers as the call wants. */
+  readonly onAssist?: (request: AssistRequest, count: number) => readonly MessagePort[]
+}
+
 interface OpenCall {
   resolve(value: unknown): void
   reject(error: unknown): void
   onProgress: ((progress: Progress) => void) | undefined
+  onAssist: CallLines['onAssist']
   flag?: CancelFlag
 }
 
@@ -30,12 +39,17 @@ export class Lane {
   #dead: MergeError | undefined
 
   constructor(platform: Platform, settings: WorkerSettings) {
-    this.#worker = platform.startWorker(settings.threads > 1 ? 'threads' : 'single', settings)
+    this.#worker = platform.startWorker(settings)
     this.#worker.listen(
       reply => this.#receive(reply),
       reason => this.#fail({ code: 'worker_failed', message: reason }),
     )
     this.#startTimer = setTimeout(() => this.#fail({ code: 'worker_failed', message: `the worker did not start within ${startTimeout / 1000} s` }), startTimeout)
+  }
+
+  /** Whether calls are open in it. */
+  get busy(): boolean {
+    return this.#open.size > 0
   }
 
   /** False once the worker has ended; calls then reject at once. */
@@ -52,8 +66,8 @@ export class Lane {
    * Sends a call. Rejects with MergeError, or, once `signal` aborts, with the signal's reason, as soon as
    * the work has really stopped.
    */
-  call<C extends CallName>(call: C, args: Calls[C]['in'], options: CallOptions = {}): Promise<Calls[C]['out']> {
-    const { signal, onProgress } = options
+  call<C extends CallName>(call: C, args: Calls[C]['in'], options: CallOptions & CallLines = {}): Promise<Calls[C]['out']> {
+    const { signal, onProgress, onAssist, lines } = options
     return new Promise((resolve, reject) => {
       if (this.#dead) return reject(this.#dead)
       if (signal?.aborted) return reject(signal.reason)
@@ -82,10 +96,11 @@ export class Lane {
           reject(signal?.aborted ? signal.reason : error)
         },
         onProgress,
+        onAssist,
       })
       signal?.addEventListener('abort', abort)
       try {
-        this.#worker.post({ id, call, args } as Parameters<WorkerHandle['post']>[0])
+        this.#worker.post({ id, call, args } as Parameters<WorkerHandle['post']>[0], lines)
       } catch (error) {
         // A function among the options, say: what cannot be copied never reaches the worker.
         this.#open.delete(id)
@@ -101,6 +116,10 @@ export class Lane {
     const open = this.#open.get(reply.id)
     if (!open) return this.#fail({ code: 'worker_failed', message: `the worker answered call ${reply.id}, which is not open` })
     if ('progress' in reply) return open.onProgress?.(reply.progress)
+    if ('assist' in reply) {
+      const ports = open.onAssist?.(reply.assist, reply.count) ?? []
+      return this.#worker.post({ helpersOf: reply.id, ports }, ports)
+    }
     if ('flag' in reply) {
       open.flag = reply.flag
       return

@@ -6,7 +6,8 @@ import type { Reply, Request } from './protocol.js'
 
 /** A started worker. */
 export interface WorkerHandle {
-  post(request: Request): void
+  /** `lines`: message ports and streams among what is sent, which then belong to the worker. */
+  post(request: Request, lines?: readonly Transferable[]): void
   /** `failed` is called with the reason when the worker cannot load, crashes, or sends what cannot be read. */
   listen(receive: (reply: Reply) => void, failed: (reason: string) => void): void
   terminate(): void
@@ -17,9 +18,10 @@ export interface WorkerHandle {
 /** The two builds of the core. */
 export type Variant = 'single' | 'threads'
 
-/** What a worker is started with. */
+/** What a worker is started with. `threads` is 1 in the variant `single`. */
 export interface WorkerSettings {
   readonly threads: number
+  readonly variant: Variant
   /** Run on the core's readable kernels: the same bytes, about ten times slower. */
   readonly reference: boolean
 }
@@ -27,9 +29,13 @@ export interface WorkerSettings {
 export interface Platform {
   /** Processor cores. */
   readonly cores: number
+  /** Bytes of memory of the machine, as far as is known. */
+  readonly memory: number
   /** Whether shared memory can really be used by several threads. */
   readonly canShareMemory: boolean
-  startWorker(variant: Variant, settings: WorkerSettings): WorkerHandle
+  /** Whether files are read into memory that is given, which has to be shared: the variant `threads` is then better for one thread, too. */
+  readonly readsIntoMemory: boolean
+  startWorker(settings: WorkerSettings): WorkerHandle
   /** Files behind a string or URL, where the platform has a file system. */
   resolvePath?(path: string | URL): Promise<PathFiles>
   /** Checks where the result is to go before anything is read. */

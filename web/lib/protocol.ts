@@ -61,6 +61,7 @@ export interface MergeOutcome {
   readonly output: SinkResult
   readonly seconds: number
   readonly threads: number
+  readonly lanes: number
   readonly memoryBytes: number
   /** SHA-256, in hexadecimal, of the adapters' tensor files and of the output files, if they were asked for. */
   readonly hashes?: { readonly inputs: readonly string[]; readonly outputs: readonly string[]; readonly seconds: number }
@@ -77,16 +78,35 @@ export type PlanData = Omit<PlanValue, 'error' | 'batches'>
 export type AdapterData = Omit<AdapterValue, 'error' | 'alphas'>
 export type { TensorValue }
 
+/** What a call may use. */
+export interface Effort {
+  /** Workers with a core of their own. */
+  readonly lanes: number
+  /** Bytes; 0: no limit. */
+  readonly memory: number
+}
+
+/** What a helper does for a call, beside the call's own job. */
+export interface AssistRequest {
+  /** Whether modules are only looked at. */
+  readonly isSurvey: boolean
+  readonly inputHashes: readonly string[]
+  /** What a survey found (SurveyValue), where the ranks come from one. */
+  readonly energies: readonly (readonly number[])[]
+}
+
 export interface Calls {
   inspect: { in: { readonly adapter: AdapterReference }; out: AdapterData }
-  plan: { in: { readonly job: Job }; out: PlanData }
-  compare: { in: { readonly job: Job }; out: ComparisonData }
-  merge: { in: { readonly job: Job; readonly output: OutputReference; readonly hashes: boolean }; out: MergeOutcome }
+  plan: { in: { readonly job: Job; readonly effort: Effort }; out: PlanData }
+  compare: { in: { readonly job: Job; readonly effort: Effort }; out: ComparisonData }
+  merge: { in: { readonly job: Job; readonly effort: Effort; readonly output: OutputReference; readonly hashes: boolean }; out: MergeOutcome }
+  /** Takes part in a call of another worker, over a line to that. */
+  assist: { in: { readonly job: Job; readonly effort: Effort; readonly request: AssistRequest; readonly port: MessagePort }; out: undefined }
 }
 export type CallName = keyof Calls
 
 /** From the caller to the worker. */
-export type Request = { [C in CallName]: { readonly id: number; readonly call: C; readonly args: Calls[C]['in'] } }[CallName] | { readonly cancel: number }
+export type Request = { [C in CallName]: { readonly id: number; readonly call: C; readonly args: Calls[C]['in'] } }[CallName] | { readonly cancel: number } | { readonly helpersOf: number; readonly ports: readonly MessagePort[] }
 
 /** How far a merge has come. */
 export interface Progress {
@@ -112,3 +132,5 @@ export type Reply =
   | { readonly id: number; readonly error: ErrorData }
   | { readonly id: number; readonly progress: Progress }
   | { readonly id: number; readonly flag: CancelFlag }
+  /** The call wants so many helpers. */
+  | { readonly id: number; readonly assist: AssistRequest; readonly count: number }

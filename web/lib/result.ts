@@ -118,8 +118,10 @@ export interface MergeReport {
     /** Wall time that hashing inputs and outputs took on top of that, where hashes were asked for. */
     readonly hashSeconds: number
     readonly threads: number
+    /** Workers among which the modules were shared out. */
+    readonly lanes: number
     /**
-     * The core's memory and the buffers that fed it, in bytes: what `plan().peakBytes` promised. WebAssembly
+     * The cores' memory and the buffers that fed them, in bytes: what `plan().peakBytes` promised. WebAssembly
      * memory never shrinks, so in a merger that has done larger merges before it is theirs.
      */
     readonly memoryBytes: number
@@ -156,7 +158,7 @@ function writtenName(output: SinkResult, plan: PlanData): string {
   return 'path' in output && namesFile(output.path) ? (output.path.split(/[\\/]/).at(-1) as string) : plan.tensorFile
 }
 
-function reportOf(job: Job, { plan, modules, output, seconds, threads, memoryBytes, hashes }: MergeOutcome): MergeReport {
+function reportOf(job: Job, { plan, modules, output, seconds, threads, lanes, memoryBytes, hashes }: MergeOutcome): MergeReport {
   const merged = plan.modules.map((planned, i) => moduleReport(planned, modules[i] as ReportValue))
   const { method, rank, rankRule, moduleRanks, seed, scale, dtype, format, options } = job
   const file = (name: string, bytes: number, sha256: string | undefined): FileReport => ({ name, bytes, ...(sha256 !== undefined && { sha256 }) })
@@ -182,6 +184,7 @@ function reportOf(job: Job, { plan, modules, output, seconds, threads, memoryByt
       seconds,
       hashSeconds: hashes?.seconds ?? 0,
       threads,
+      lanes,
       memoryBytes,
     },
     notices: plan.notices,

@@ -1,14 +1,18 @@
 // One call from open files to written bytes, in the worker: the only place that drives the core.
 
-import { MergeError, type MergeErrorCode } from './error.js'
-import type { AdapterValue, BatchValue, ErrorValue, MainModule, PlanValue, ReadValue, Session } from './generated/core-single.mjs'
+import { BatchRunner, footprintOf, heapBytes, type CoreUse } from './batches.js'
+import { OrderedBatches } from './claims.js'
+import { checkCore } from './core-error.js'
+import { cancelledError, MergeError } from './error.js'
+import type { AdapterValue, BatchValue, MainModule, PlanValue, ReadValue, ReportValue, Session, SurveyValue } from './generated/core-single.mjs'
 import { methods } from './generated/registry.js'
 import { hashOf, type CreateHasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
-import type { AdapterData, AdapterReference, CancelFlag, ComparisonData, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
+import { helpLeader, leadHelper, type BatchResult } from './lanes.js'
+import type { AdapterData, AdapterReference, AssistRequest, CancelFlag, ComparisonData, Effort, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
 import type { OpenSink, OutputReference } from './sink.js'
-import { readFailed, type ByteSource, type FileReference, type OpenSource } from './source.js'
+import type { ByteSource, FileReference, OpenSource } from './source.js'
 
 // PEFT's own configs have 1 to 3 KB; the core refuses more than this (limits.h, kConfigBytes).
 const largestConfig = 4_000_000
@@ -19,6 +23,8 @@ export interface Tools {
   /** What the worker was started with. */
   readonly settings: WorkerSettings
   readonly open: OpenSource
+  /** Whether this platform reads files into memory that it is given, shared memory too. */
+  readonly readsIntoMemory: boolean
   readonly openSink: OpenSink
   readonly createHasher: CreateHasher
 }
@@ -26,24 +32,16 @@ export interface Tools {
 /** How a running call talks to its caller. */
 export interface Listener {
   readonly cancelled: () => boolean
+  /** Calls `told` with the error to end with when the call is cancelled, for work that waits. */
+  readonly onCancel: (told: (error: unknown) => void) => void
   readonly progress: (progress: Progress) => void
   readonly flag: (flag: CancelFlag) => void
-}
-
-/** Throws if the core's answer is an error. */
-function check(error: ErrorValue): void {
-  if (error.code === '') return
-  throw new MergeError({
-    code: error.code as MergeErrorCode,
-    message: error.message,
-    ...(error.file && { file: error.file }),
-    ...(error.tensor && { tensor: error.tensor }),
-    ...(error.offset >= 0 && { offset: error.offset }),
-  })
+  /** Gets lines to workers that help with the call. */
+  readonly helpers: (request: AssistRequest, count: number) => Promise<readonly MessagePort[]>
 }
 
 function checkCancelled(listener: Listener): void {
-  if (listener.cancelled()) throw new MergeError({ code: 'cancelled', message: 'The work was cancelled.' })
+  if (listener.cancelled()) throw cancelledError()
 }
 
 /** Opens an adapter's files, gives its header and config to the session, and keeps the tensor file open. */
@@ -61,7 +59,7 @@ async function openAdapter(tools: Tools, session: Session, reference: AdapterRef
 
 /** What the core says of an adapter, and which ranges of its file it still needs for that. */
 function checkedAdapter({ error, alphas, ...adapter }: AdapterValue): { adapter: AdapterData; alphas: ReadValue[] } {
-  check(error)
+  checkCore(error)
   return { adapter, alphas }
 }
 
@@ -70,7 +68,7 @@ async function readHeader(tools: Tools, source: ByteSource): Promise<Uint8Array>
   let bytes = await source.read(0, Math.min(8, source.size))
   for (;;) {
     const needed = tools.core.headerNeeds(source.name, bytes, source.size)
-    check(needed.error)
+    checkCore(needed.error)
     if (needed.bytes === bytes.length) return bytes
     bytes = await source.read(0, needed.bytes)
   }
@@ -85,7 +83,7 @@ async function openBase(tools: Tools, session: Session, reference: FileReference
     const isGguf = new TextDecoder().decode(start.subarray(0, 4)) === 'GGUF'
     // The top of a length in a safetensors file, and never zero in a text.
     const hasWeights = !isGguf && start[7] === 0
-    check(session.setBase(source.name, isGguf || hasWeights ? await readHeader(tools, source) : await readWhole(source), source.size))
+    checkCore(session.setBase(source.name, isGguf || hasWeights ? await readHeader(tools, source) : await readWhole(source), source.size))
     isKept = hasWeights
   } finally {
     if (isKept) sources.push(source)
@@ -107,9 +105,16 @@ async function readWhole(source: ByteSource): Promise<Uint8Array> {
   return source.read(0, source.size)
 }
 
+const isShared = ({ buffer }: WebAssembly.Memory): boolean => typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer
+
+function useOf(tools: Tools, { lanes, memory }: Effort): CoreUse {
+  const isDirect = tools.readsIntoMemory && isShared(tools.core.wasmMemory as WebAssembly.Memory)
+  return { threads: tools.settings.threads, isDirect, lanes, memory, batchBytes: 0 }
+}
+
 /** Runs `work` with a session and open files, both of which end with it. */
-async function withSession<T>(tools: Tools, threads: number, work: (session: Session, sources: ByteSource[]) => Promise<T>): Promise<T> {
-  const session = new tools.core.Session(threads, tools.settings.reference)
+async function withSession<T>(tools: Tools, use: CoreUse, work: (session: Session, sources: ByteSource[]) => Promise<T>): Promise<T> {
+  const session = new tools.core.Session(footprintOf(use), tools.settings.reference)
   const sources: ByteSource[] = []
   try {
     return await work(session, sources)
@@ -133,7 +138,7 @@ interface CheckedPlan {
 }
 
 function checkedPlan({ error, batches, ...plan }: PlanValue): CheckedPlan {
-  check(error)
+  checkCore(error)
   return { plan, batches }
 }
 
@@ -168,106 +173,131 @@ function makePlan(session: Session, job: Job, inputHashes: readonly string[] = [
 }
 
 export async function inspect(tools: Tools, adapter: AdapterReference): Promise<AdapterData> {
-  return withSession(tools, 1, (session, sources) => openAdapter(tools, session, adapter, sources))
+  return withSession(tools, useOf(tools, { lanes: 1, memory: 0 }), (session, sources) => openAdapter(tools, session, adapter, sources))
 }
 
-export async function plan(tools: Tools, job: Job, listener: Listener): Promise<PlanData> {
-  return withSession(tools, tools.settings.threads, async (session, sources) => {
+export async function plan(tools: Tools, job: Job, effort: Effort, listener: Listener): Promise<PlanData> {
+  return withSession(tools, useOf(tools, effort), async (session, sources) => {
     await openAll(tools, session, sources, job, listener)
     return makePlan(session, job).plan
   })
 }
 
-/**
- * Reads the ranges of one batch at the same time, into one of two spaces that take turns: one batch is read
- * while the one before is handed to the core. New memory for each would pile up until it is collected.
- */
-class BatchReader {
-  /** Size of both spaces together. */
-  readonly bytes: number
-  readonly #sources: readonly ByteSource[]
-  #spaces: [ArrayBuffer, ArrayBuffer]
-
-  constructor(sources: readonly ByteSource[], batches: readonly BatchValue[]) {
-    const largest = Math.max(0, ...batches.map(batch => batch.inputBytes))
-    this.#sources = sources
-    this.#spaces = [new ArrayBuffer(largest), new ArrayBuffer(largest)]
-    this.bytes = 2 * largest
-  }
-
-  /** Starts reading. If the merge fails first, nobody waits for it: its own failure is then no news. */
-  start(batch: BatchValue | undefined): Promise<Uint8Array[]> {
-    const [space, other] = this.#spaces
-    this.#spaces = [other, space]
-    const reading = Promise.all(
-      (batch?.reads ?? []).map(async ({ adapter, offset, length, at }) => {
-        const source = this.#sources[adapter]
-        if (!source) throw readFailed('?', `no adapter ${adapter}`)
-        return source.read(offset, length, new Uint8Array(space, at, length))
-      }),
-    )
-    reading.catch(() => undefined)
-    return reading
-  }
+/** Lets the caller set the session's cancel flag himself, where memory is shared. */
+function shareCancelFlag(tools: Tools, session: Session, listener: Listener): void {
+  const memory = tools.core.wasmMemory as WebAssembly.Memory
+  if (isShared(memory)) listener.flag({ buffer: memory.buffer as unknown as SharedArrayBuffer, address: session.cancelAddress() })
 }
 
-/** Reads every batch into the core, the next one while `work` runs on the one before. Returns the bytes of the read buffers. */
-async function forEachBatch(session: Session, sources: readonly ByteSource[], batches: readonly BatchValue[], listener: Listener, work: (index: number, batch: BatchValue) => Promise<void>): Promise<number> {
-  const reader = new BatchReader(sources, batches)
-  let next = reader.start(batches[0])
-  for (const [index, batch] of batches.entries()) {
-    const ranges = await next
-    await nextTask()
-    // The next batch is on its way while this one is computed.
-    next = reader.start(batches[index + 1])
-    checkCancelled(listener)
-    const input = session.input(index)
-    check(input.error)
-    for (const [r, bytes] of ranges.entries()) input.bytes.set(bytes, batch.reads[r]?.at)
-    await work(index, batch)
+const checkpointOf = (listener: Listener) => async (): Promise<void> => {
+  await nextTask()
+  checkCancelled(listener)
+}
+
+/** Looks at each batch, or merges it. */
+interface Pass {
+  readonly isSurvey: boolean
+  /** What helpers need to make the same plan. */
+  readonly inputHashes: readonly string[]
+  readonly energies: readonly (readonly number[])[]
+}
+
+function resultOf(session: Session, isSurvey: boolean, batch: number, bytes: Uint8Array): BatchResult {
+  return isSurvey ? { bytes, reports: [], surveys: session.surveys(batch) } : { bytes, reports: session.reports(batch), surveys: [] }
+}
+
+/**
+ * Runs a plan's batches, in this worker and in as many helpers as the plan has further lanes; `pass` takes what comes
+ * of each, in file order. Returns the bytes of memory of all that took part.
+ */
+async function runBatches(tools: Tools, session: Session, sources: readonly ByteSource[], { plan, batches: planned }: CheckedPlan, use: CoreUse, { isSurvey, inputHashes, energies }: Pass, listener: Listener, pass: (batch: BatchValue, result: BatchResult) => Promise<void>): Promise<number> {
+  const helpers = Math.min(plan.lanes, planned.length) - 1
+  // As the core counts on (src/job/memory.cpp, bytesOfAll).
+  const window = 3 * plan.lanes + 2
+  const batches = new OrderedBatches<BatchResult>([...planned.keys()], window, (batch, result) => pass(planned[batch] as BatchValue, result))
+  listener.onCancel(error => batches.abort(error))
+  const runner = new BatchRunner(session, sources, planned, use)
+  const ports = helpers > 0 ? await listener.helpers({ isSurvey, inputHashes, energies }, helpers) : []
+  const led = ports.map(port => leadHelper(port, batches))
+  try {
+    await runner.run(isSurvey, batches, {
+      checkpoint: checkpointOf(listener),
+      deliver: (batch, view) => {
+        // What has to wait for others' batches must not lie where the core goes on to write.
+        const bytes = batches.isNext(batch) ? view : view.slice()
+        return batches.put(batch, resultOf(session, isSurvey, batch, bytes))
+      },
+      fail: (batch, error) => batches.fail(batch, error),
+    })
+    await batches.finished()
+  } catch (error) {
+    batches.abort(error)
+    throw error
   }
-  return reader.bytes
+  const memory = await Promise.all(led)
+  return memory.reduce((sum, bytes) => sum + bytes, heapBytes(tools.core) + runner.bufferBytes)
+}
+
+/** Takes part in another worker's call, until that has no more to hand out. */
+export async function assist(tools: Tools, job: Job, effort: Effort, { isSurvey, inputHashes, energies }: AssistRequest, port: MessagePort, listener: Listener): Promise<void> {
+  const use = useOf(tools, effort)
+  return withSession(tools, use, async (session, sources) => {
+    await openAll(tools, session, sources, job, listener)
+    const first = makePlan(session, job, inputHashes)
+    const { batches } = energies.length === 0 ? first : chooseRanks(session, energies)
+    const runner = new BatchRunner(session, sources, batches, use)
+    const result = (batch: number, bytes: Uint8Array): BatchResult => resultOf(session, isSurvey, batch, bytes)
+    await helpLeader(port, runner, isSurvey, checkpointOf(listener), result, () => heapBytes(tools.core) + runner.bufferBytes, listener.onCancel)
+  })
+}
+
+function chooseRanks(session: Session, energies: readonly (readonly number[])[]): CheckedPlan {
+  return checkedPlan(session.chooseRanks(energies.map(module => [...module])))
+}
+
+interface Survey {
+  readonly planned: CheckedPlan
+  readonly surveys: readonly SurveyValue[]
+  readonly energies: readonly (readonly number[])[]
 }
 
 /** Looks at every module, and makes the plan with the ranks that their weights suggest. */
-async function survey(session: Session, sources: readonly ByteSource[], first: CheckedPlan, progress: (modulesSeen: number) => void, listener: Listener): Promise<CheckedPlan> {
-  let seen = 0
-  await forEachBatch(session, sources, first.batches, listener, async (index, batch) => {
-    check(session.survey(index))
-    seen += batch.modules
-    progress(seen)
+async function survey(tools: Tools, session: Session, sources: readonly ByteSource[], first: CheckedPlan, use: CoreUse, inputHashes: readonly string[], progress: (bytesSeen: number, modulesSeen: number) => void, listener: Listener): Promise<Survey> {
+  const surveys: SurveyValue[] = []
+  let bytes = 0
+  await runBatches(tools, session, sources, first, use, { isSurvey: true, inputHashes, energies: [] }, listener, async (batch, result) => {
+    surveys.push(...result.surveys)
+    bytes += batch.inputBytes
+    progress(bytes, surveys.length)
   })
-  return checkedPlan(session.chooseRanks())
+  const energies = surveys.map(module => module.energies)
+  return { planned: chooseRanks(session, energies), surveys, energies }
 }
 
-/** Lets the caller set the session's cancel flag himself, where memory is shared. */
-function shareCancelFlag(tools: Tools, session: Session, listener: Listener): void {
-  const { buffer } = tools.core.wasmMemory as WebAssembly.Memory
-  if (typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer) listener.flag({ buffer, address: session.cancelAddress() })
-}
+const sizeOf = (batches: readonly BatchValue[]): number => batches.reduce((sum, batch) => sum + batch.inputBytes, 0)
 
 /** `job` must leave the ranks to the weights. */
-export async function compare(tools: Tools, job: Job, listener: Listener): Promise<ComparisonData> {
-  return withSession(tools, tools.settings.threads, async (session, sources) => {
+export async function compare(tools: Tools, job: Job, effort: Effort, listener: Listener): Promise<ComparisonData> {
+  const use = useOf(tools, effort)
+  return withSession(tools, use, async (session, sources) => {
     shareCancelFlag(tools, session, listener)
     await openAll(tools, session, sources, job, listener)
     const first = makePlan(session, job)
     const modules = first.plan.modules.length
-    const { plan } = await survey(session, sources, first, modulesDone => listener.progress({ fraction: modulesDone / modules, modulesDone, modules }), listener)
-    return { plan, surveys: session.surveys() }
+    const total = sizeOf(first.batches)
+    const { planned, surveys } = await survey(tools, session, sources, first, use, [], (bytes, modulesDone) => listener.progress({ fraction: bytes / total, modulesDone, modules }), listener)
+    return { plan: planned.plan, surveys }
   })
 }
 
-export async function merge(tools: Tools, job: Job, output: OutputReference, wantsHashes: boolean, listener: Listener): Promise<MergeOutcome> {
+export async function merge(tools: Tools, job: Job, effort: Effort, output: OutputReference, wantsHashes: boolean, listener: Listener): Promise<MergeOutcome> {
   const start = performance.now()
-  return withSession(tools, tools.settings.threads, async (session, sources) => {
+  const use = useOf(tools, effort)
+  return withSession(tools, use, async (session, sources) => {
     shareCancelFlag(tools, session, listener)
     await openAll(tools, session, sources, job, listener)
     let first = makePlan(session, job)
-    const checkpoint = async (): Promise<void> => {
-      await nextTask()
-      checkCancelled(listener)
-    }
+    const checkpoint = checkpointOf(listener)
     let hashSeconds = 0
     const hash = async (source: ByteSource): Promise<string> => {
       const begun = performance.now()
@@ -280,20 +310,27 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
     if (wantsHashes) for (const source of sources.slice(0, job.adapters.length)) inputHashes.push(await hash(source))
     // With the hashes, which the output's metadata repeats.
     if (wantsHashes) first = makePlan(session, job, inputHashes)
+    const modules = first.plan.modules.length
+    const passes = first.plan.ranksAreKnown ? 1 : 2
+    const total = passes * sizeOf(first.batches)
     // 1 is kept for the moment when the result is complete.
-    const progress = (modulesDone: number): void => listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone, modules: first.plan.modules.length })
-    const { plan, batches } = first.plan.ranksAreKnown ? first : await survey(session, sources, first, () => progress(0), listener)
+    const progress = (bytes: number, modulesDone: number): void => listener.progress({ fraction: Math.min(bytes / total, 0.999), modulesDone, modules })
+    const { planned, energies } = first.plan.ranksAreKnown ? { planned: first, energies: [] } : await survey(tools, session, sources, first, use, inputHashes, bytes => progress(bytes, 0), listener)
+    const { plan } = planned
     const sink = await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile])
     try {
+      if (!sink.readsBack && (wantsHashes || session.outputHashes().areWritten)) {
+        throw new MergeError({ code: 'not_supported', message: 'hashes are made by reading the result once more, which a stream does not allow: write to a file or to memory, or leave out hashes (kohya: metadata)' })
+      }
       await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
       await sink.write(session.outputHeader())
-      let modulesDone = 0
-      const readBytes = await forEachBatch(session, sources, batches, listener, async (index, batch) => {
-        const result = session.run(index)
-        check(result.error)
+      const reports: ReportValue[] = []
+      let bytesDone = total - total / passes
+      const memoryBytes = await runBatches(tools, session, sources, planned, use, { isSurvey: false, inputHashes, energies }, listener, async (batch, result) => {
         await sink.write(result.bytes)
-        modulesDone += batch.modules
-        progress(modulesDone)
+        reports.push(...result.reports)
+        bytesDone += batch.inputBytes
+        progress(bytesDone, reports.length)
       })
       const hashes = session.outputHashes()
       if (hashes.areWritten) await writeHashes(hashes, sink, tools.createHasher, checkpoint)
@@ -308,14 +345,15 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
       const seconds = (performance.now() - start) / 1000 - hashSeconds
       const outcome = {
         plan,
-        modules: session.reports(),
+        modules: reports,
         output: await sink.finish(),
         seconds,
         threads: session.threads(),
-        memoryBytes: (tools.core.wasmMemory as WebAssembly.Memory).buffer.byteLength + readBytes,
+        lanes: Math.min(plan.lanes, planned.batches.length),
+        memoryBytes,
         ...(wantsHashes && { hashes: { inputs: inputHashes, outputs: outputHashes, seconds: hashSeconds } }),
       }
-      listener.progress({ fraction: 1, modulesDone: plan.modules.length, modules: plan.modules.length })
+      listener.progress({ fraction: 1, modulesDone: modules, modules })
       return outcome
     } catch (error) {
       await sink.abort()

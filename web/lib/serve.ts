@@ -1,10 +1,10 @@
 // The worker's body, the same for every build and platform: takes calls, runs them one after the other,
 // and answers each of them, whatever happens.
 
-import { MergeError, messageOf, type ErrorData } from './error.js'
+import { cancelledError, MergeError, messageOf, type ErrorData } from './error.js'
 import type { MainModule } from './generated/core-single.mjs'
 import type { Progress, Reply, Request } from './protocol.js'
-import { compare, inspect, merge, plan, type Listener, type Tools } from './run.js'
+import { assist, compare, inspect, merge, plan, type Listener, type Tools } from './run.js'
 
 /** The worker's end of the line. */
 export interface Port {
@@ -18,15 +18,21 @@ export interface WorkerParts extends Omit<Tools, 'core'> {
   readonly start: () => Promise<MainModule>
 }
 
+/** From the caller: a call, with a number that its answers repeat. */
+type CallRequest = Extract<Request, { id: number }>
+
 // More often than this is more than a progress bar can show.
 const progressInterval = 50
 
 export async function serve({ port, start, ...parts }: WorkerParts): Promise<void> {
   const cancelled = new Set<number>()
+  /** What waits for a cancel, and for lines to helpers, by call. */
+  const cancels = new Map<number, (error: unknown) => void>()
+  const helpers = new Map<number, (ports: readonly MessagePort[]) => void>()
   let core: Promise<MainModule> | undefined
   let queue = Promise.resolve()
 
-  async function answer(request: Exclude<Request, { cancel: number }>): Promise<void> {
+  async function answer(request: CallRequest): Promise<void> {
     const { id } = request
     try {
       const tools: Tools = { ...parts, core: await (core as Promise<MainModule>) }
@@ -40,6 +46,8 @@ export async function serve({ port, start, ...parts }: WorkerParts): Promise<voi
       port.post({ id, error: error.toJSON() })
     } finally {
       cancelled.delete(id)
+      cancels.delete(id)
+      helpers.delete(id)
     }
   }
 
@@ -47,6 +55,12 @@ export async function serve({ port, start, ...parts }: WorkerParts): Promise<voi
     let last = -Infinity
     return {
       cancelled: () => cancelled.has(id),
+      onCancel: told => void cancels.set(id, told),
+      helpers: (request, count) =>
+        new Promise(resolve => {
+          helpers.set(id, resolve)
+          port.post({ id, assist: request, count })
+        }),
       flag: flag => port.post({ id, flag }),
       progress: (progress: Progress) => {
         const now = performance.now()
@@ -60,6 +74,11 @@ export async function serve({ port, start, ...parts }: WorkerParts): Promise<voi
   port.listen(request => {
     if ('cancel' in request) {
       cancelled.add(request.cancel)
+      cancels.get(request.cancel)?.(cancelledError())
+      return
+    }
+    if ('helpersOf' in request) {
+      helpers.get(request.helpersOf)?.(request.ports)
       return
     }
     queue = queue.then(() => answer(request))
@@ -74,16 +93,18 @@ export async function serve({ port, start, ...parts }: WorkerParts): Promise<voi
   }
 }
 
-async function dispatch(tools: Tools, request: Exclude<Request, { cancel: number }>, listener: Listener): Promise<unknown> {
+async function dispatch(tools: Tools, request: CallRequest, listener: Listener): Promise<unknown> {
   switch (request.call) {
     case 'inspect':
       return inspect(tools, request.args.adapter)
     case 'plan':
-      return plan(tools, request.args.job, listener)
+      return plan(tools, request.args.job, request.args.effort, listener)
     case 'compare':
-      return compare(tools, request.args.job, listener)
+      return compare(tools, request.args.job, request.args.effort, listener)
     case 'merge':
-      return merge(tools, request.args.job, request.args.output, request.args.hashes, listener)
+      return merge(tools, request.args.job, request.args.effort, request.args.output, request.args.hashes, listener)
+    case 'assist':
+      return assist(tools, request.args.job, request.args.effort, request.args.request, request.args.port, listener)
   }
 }
 

@@ -10,6 +10,8 @@ export interface OutputFile {
 
 /** Takes the files of a result one after the other. */
 export interface Sink {
+  /** Whether written() and rewrite() work: not in a stream that only goes forward. */
+  readonly readsBack: boolean
   /** Starts the next file. */
   begin(file: OutputFile): Promise<void>
   /** Appends to it. The bytes are only valid until this returns: they lie in the core's memory. */
@@ -27,14 +29,21 @@ export interface Sink {
 /** The files of a result, or the file or folder that they were written to. */
 export type SinkResult = { readonly files: readonly { readonly name: string; readonly blob: Blob }[] } | { readonly path: string }
 
-/** Where a caller wants the result: in memory, or, in Node, in a folder, or in a file where the result is one. */
-export type OutputReference = { readonly kind: 'memory' } | { readonly kind: 'path'; readonly path: string }
+/** Where a caller wants the result: in memory; in a folder, or in a file where the result is one; in a stream. */
+export type OutputReference =
+  | { readonly kind: 'memory' }
+  /** Node. */
+  | { readonly kind: 'path'; readonly path: string }
+  /** Browsers. */
+  | { readonly kind: 'handle'; readonly handle: FileSystemDirectoryHandle | FileSystemFileHandle }
+  | { readonly kind: 'stream'; readonly stream: WritableStream<Uint8Array> }
 
 /** Opens an output for files of these names; the platform decides which kinds it can. */
 export type OpenSink = (output: OutputReference, names: readonly string[]) => Promise<Sink>
 
 /** Collects files as Blobs: a browser keeps those outside of any page's or worker's heap. */
 export class BlobSink implements Sink {
+  readonly readsBack = true
   readonly #files: { name: string; parts: Blob[] }[] = []
 
   async begin(file: OutputFile): Promise<void> {

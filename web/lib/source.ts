@@ -13,9 +13,10 @@ export interface ByteSource {
   readonly name: string
   /** Size in bytes. */
   readonly size: number
+  /** Whether read() puts bytes into the space that it is given. */
+  readonly readsIntoMemory: boolean
   /**
-   * The bytes [offset, offset + length). They may come in `space`, which has that length, where the platform
-   * can read into given memory. Rejects with read_failed; never gives fewer.
+   * The bytes [offset, offset + length), in `space`, which has that length, where readsIntoMemory says so. Rejects with read_failed; never gives fewer.
    */
   read(offset: number, length: number, space?: Uint8Array): Promise<Uint8Array>
   close(): Promise<void>
@@ -27,6 +28,7 @@ export type OpenSource = (reference: FileReference) => Promise<ByteSource>
 /** A Blob or File, of a browser or of Node. */
 export class BlobSource implements ByteSource {
   readonly name: string
+  readonly readsIntoMemory = false
   readonly #blob: Blob
 
   constructor(name: string, blob: Blob) {

@@ -7,6 +7,8 @@ import { extraKinds, methods, type MethodOptions, type Policies, type RankRule, 
 export interface CommonFlags {
   json?: boolean
   threads?: number
+  lanes?: number
+  memory?: number
 }
 export interface RecipeFlags extends CommonFlags, MethodOptions {
   weights?: number[]
@@ -139,7 +141,11 @@ export function withWeights(command: Command): Command {
 }
 
 export function withCommon(command: Command): Command {
-  return command.option('--threads <number>', 'threads to work with (default: all cores, at most 8)', whole(1, 64)).option('--json', 'print the result as JSON')
+  return command
+    .option('--threads <number>', 'threads to work with (default: all cores, at most 8)', whole(1, 64))
+    .addOption(new Option('--lanes <number>', 'instead of threads: workers with a memory of their own, as in a page that cannot share memory').argParser(whole(1, 64)).conflicts('threads'))
+    .option('--memory <bytes>', 'the most that the work may take, such as 512MB; what cannot fit is refused with the number needed', bytes)
+    .option('--json', 'print the result as JSON')
 }
 
 /** Wrong usage, found after parsing. */

@@ -140,7 +140,7 @@ export function mergeText(output: string, report: MergeReport): string {
   const { totals, modules } = report
   const notices = [...report.notices]
   if (totals.nearZero > 0) notices.push(`the members of ${totals.nearZero} clusters cancelled (nearZero in the report); gauge balanced avoids this`)
-  const speed = `${totals.seconds.toFixed(2)} s, ${bytesText(totals.inputBytes / totals.seconds)} a second with ${totals.threads} thread${totals.threads === 1 ? '' : 's'}`
+  const speed = `${totals.seconds.toFixed(2)} s, ${bytesText(totals.inputBytes / totals.seconds)} a second with ${totals.lanes > 1 ? `${totals.lanes} lanes` : `${totals.threads} thread${totals.threads === 1 ? '' : 's'}`}`
   return (
     `${output}\n` +
     lines([

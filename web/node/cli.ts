@@ -28,7 +28,8 @@ async function withMerger(flags: CommonFlags, work: (merger: Merger, signal: Abo
   const controller = new AbortController()
   const interrupt = (): void => controller.abort(new CommanderError(130, 'interrupted', 'interrupted'))
   process.once('SIGINT', interrupt).once('SIGTERM', interrupt)
-  const merger = createMerger(flags.threads === undefined ? {} : { threads: flags.threads })
+  const { threads, lanes, memory } = flags
+  const merger = createMerger({ ...(threads !== undefined && { threads }), ...(lanes !== undefined && { lanes }), ...(memory !== undefined && { memory }) })
   try {
     await work(merger, controller.signal)
   } finally {

@@ -5,10 +5,12 @@ import { mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises
 import { basename, dirname, join, resolve } from 'node:path'
 import { MergeError, messageOf } from '../lib/error.js'
 import { namesFile } from '../lib/file-names.js'
+import { openHandle } from '../lib/handle-sink.js'
 import { BlobSink, type OpenSink, type OutputFile, type Sink, type SinkResult } from '../lib/sink.js'
 import { openBlob, readFailed, type ByteSource, type OpenSource } from '../lib/source.js'
 
 class FileSource implements ByteSource {
+  readonly readsIntoMemory = true
   constructor(
     readonly name: string,
     readonly size: number,
@@ -46,6 +48,7 @@ export const openFile: OpenSource = async reference => {
  * target is named like a file, the only file in it does.
  */
 class FolderSink implements Sink {
+  readonly readsBack = true
   #handle: FileHandle | undefined
   #position = 0
   readonly #names: string[] = []
@@ -117,6 +120,7 @@ function guarded(path: string, sink: Sink): Sink {
     throw writeFailed(path, error)
   })
   return {
+    readsBack: sink.readsBack,
     begin: file => guard(sink.begin(file)),
     write: bytes => guard(sink.write(bytes)),
     rewrite: (offset, bytes) => guard(sink.rewrite(offset, bytes)),
@@ -132,6 +136,7 @@ function writeFailed(path: string, error: unknown): MergeError {
 
 export const openOutput: OpenSink = async (output, names) => {
   if (output.kind === 'memory') return new BlobSink()
+  if (output.kind !== 'path') return openHandle(output, names)
   if (names.length > 1 && namesFile(output.path)) {
     throw new MergeError({ code: 'write_failed', message: `'${output.path}': the result is a folder with ${names.join(' and ')}; name a folder, not a file`, file: output.path })
   }

@@ -15,6 +15,7 @@ export function serveNode(start: (threads: number) => ReturnType<WorkerParts['st
     settings,
     start: () => start(settings.threads),
     open: openFile,
+    readsIntoMemory: true,
     createHasher: () => {
       const hash = createHash('sha256')
       return { update: bytes => void hash.update(bytes), digest: () => hash.digest('hex') }

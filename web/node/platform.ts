@@ -1,25 +1,34 @@
 // Node as a platform: worker threads and the file system.
 
 import { readdir, realpath, stat } from 'node:fs/promises'
-import { availableParallelism } from 'node:os'
+import { availableParallelism, totalmem } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Worker } from 'node:worker_threads'
+import { Worker, type MessagePort } from 'node:worker_threads'
 import { MergeError } from '../lib/error.js'
 import { namesFile, withoutEnding } from '../lib/file-names.js'
 import type { PathFiles, Platform, WorkerHandle } from '../lib/platform.js'
 import type { Reply } from '../lib/protocol.js'
 import type { FileReference } from '../lib/source.js'
 
+/** Less than the machine's where a container says so. */
+function constrainedMemory(): number {
+  const limit = process.constrainedMemory()
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem()
+}
+
 export const node: Platform = {
   cores: availableParallelism(),
+  memory: constrainedMemory(),
   canShareMemory: true,
-  startWorker(variant, settings): WorkerHandle {
-    const script = variant === 'threads' ? './worker-threads.js' : './worker-single.js'
+  readsIntoMemory: true,
+  startWorker(settings): WorkerHandle {
+    const script = settings.variant === 'threads' ? './worker-threads.js' : './worker-single.js'
     // Of the flags that Node was started with, some are refused by workers (`--input-type`); none is needed.
     const worker = new Worker(new URL(script, import.meta.url), { workerData: settings, execArgv: [] })
     return {
-      post: request => worker.postMessage(request),
+      // Ports are those of the browser's types; at run time there is one kind.
+      post: (request, lines = []) => worker.postMessage(request, lines as unknown as MessagePort[]),
       listen: (receive, failed) => {
         worker.on('message', (reply: Reply) => receive(reply))
         worker.on('messageerror', error => failed(`a message of the worker could not be read: ${error.message}`))

@@ -1,0 +1,22 @@
+// How a merge is worked on: what its memory follows from, and never its bytes.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace lego {
+
+struct Footprint {
+  size_t threads = 1;        ///< that share one core's memory
+  size_t slots = 1;          ///< batches in a core at a time: read, worked on, written
+  size_t readBuffers = 0;    ///< further batches that are read outside of a core, for each core
+  size_t lanes = 1;          ///< cores with a memory of their own, among which batches are shared out
+  uint64_t batchBytes = 0;   ///< factor bytes of a batch, unless one module has more; 0: what suits
+  uint64_t memoryBytes = 0;  ///< what all of this may take; 0: no limit
+
+  /// Groups that one core works on at a time, each with a workspace of its own.
+  size_t groupsInWork(size_t groups) const { return std::min(threads, std::max<size_t>(groups, 1)); }
+};
+
+}  // namespace lego

@@ -1,0 +1,16 @@
+// What the core answers in the place of exceptions.
+
+import { MergeError, type MergeErrorCode } from './error.js'
+import type { ErrorValue } from './generated/core-single.mjs'
+
+/** Throws if the core's answer is an error. */
+export function checkCore(error: ErrorValue): void {
+  if (error.code === '') return
+  throw new MergeError({
+    code: error.code as MergeErrorCode,
+    message: error.message,
+    ...(error.file && { file: error.file }),
+    ...(error.tensor && { tensor: error.tensor }),
+    ...(error.offset >= 0 && { offset: error.offset }),
+  })
+}
