@@ -11,11 +11,13 @@
 namespace lego {
 namespace {
 
-// Code, stacks and small data of the core: its memory starts at 16 MB, of which the rest is used.
+// What the core's memory starts with (Emscripten's default), and what of it code, stacks and small data take.
+constexpr uint64_t kInitialBytes = 16 << 20;
 constexpr uint64_t kFixedBytes = 8 << 20;
 
-// Batches are not made smaller than this but to the smallest that there are.
-constexpr uint64_t kSmallBatch = 1 << 20;
+// Batches are not made smaller than this but to the smallest that there are: then each range costs more to
+// ask for than to read.
+constexpr uint64_t kSmallBatch = 128 << 10;
 
 /// A stream of entries, and the Krylov basis with its images (linalg/panel_svd.h).
 uint64_t entryBytes(const PlannedModule& module) {
@@ -69,11 +71,13 @@ struct BatchBytes {
   uint64_t input = 0, output = 0;
 };
 
+/// The memory of one core, and the buffers around it.
 uint64_t bytesOfCore(const CoreBytes& core, const BatchBytes& batch, const Footprint& footprint,
                      size_t groups) {
-  // One output more: its copy on the way to a Blob.
-  return core.fixed + (footprint.slots + footprint.readBuffers) * batch.input +
-         (footprint.slots + 1) * batch.output + footprint.groupsInWork(groups) * core.working;
+  const uint64_t heap = core.fixed + footprint.slots * (batch.input + batch.output) +
+                        footprint.groupsInWork(groups) * core.working;
+  // An output is copied on the way to a Blob.
+  return std::max(heap, kInitialBytes) + footprint.readBuffers * batch.input + batch.output;
 }
 
 uint64_t bytesOfAll(const CoreBytes& core, const BatchBytes& batch, const Footprint& footprint,
@@ -172,7 +176,7 @@ Status fitIntoMemory(Plan& plan, const Footprint& footprint) {
       footprint.batchBytes > 0 ? footprint.batchBytes : suitableBatch(plan, footprint.lanes);
   Footprint tried = footprint;
   for (;;) {
-    // Below 1 MB reads cost more than they bring; the last try has one group in each batch.
+    // The last try has one group in each batch.
     for (tried.batchBytes = asked;;
          tried.batchBytes = tried.batchBytes > kSmallBatch ? tried.batchBytes / 2 : 1) {
       layOutBatches(plan, tried.batchBytes);
