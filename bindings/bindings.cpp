@@ -252,6 +252,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("onnxMatMul", &RecipeValue::onnxMatMul)
       .field("metadata", &RecipeValue::metadata)
       .field("keepScales", &RecipeValue::keepScales)
+      .field("shards", &RecipeValue::shards)
       .field("policies", &RecipeValue::policies)
       .field("inputHashes", &RecipeValue::inputHashes)
       .field("options", &RecipeValue::options);

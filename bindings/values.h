@@ -119,6 +119,7 @@ struct RecipeValue {
   std::string dtype, format, onnxNameA, onnxNameB;
   bool onnxMatMul = true;
   bool metadata = true, keepScales = false;
+  uint32_t shards = 1;
   std::vector<OptionText> policies, options;
   std::vector<std::string> inputHashes;
 };
@@ -152,6 +153,7 @@ inline Result<Recipe> recipeOf(const RecipeValue& value) {
   recipe.inputHashes = value.inputHashes;
   recipe.metadata = value.metadata;
   recipe.keepScales = value.keepScales;
+  recipe.shards = value.shards;
   for (const auto& option : value.options) recipe.options.push_back({option.name, option.value});
   return recipe;
 }

@@ -29,6 +29,10 @@ namespace {
 // of asking for it (in a browser about a millisecond).
 constexpr uint64_t kBatchBytes = 16 << 20;
 
+// Where runs share the batches among them, one gets at most a batch more than another: so many make that
+// little, and leave several modules in a batch for the threads.
+constexpr uint64_t kBatchesPerShard = 8;
+
 // Gaps up to this size are read along rather than asked for around.
 constexpr uint64_t kReadGap = 64 << 10;
 
@@ -417,6 +421,12 @@ void layOutBatches(Plan& plan) {
     for (size_t m = pair.firstModule; m < pair.endModule; ++m)
       reach[m] = std::max(reach[m], pair.endModule - 1);
   }
+  uint64_t batchBytes = kBatchBytes;
+  if (const uint64_t shards = plan.recipe.shards; shards > 1) {
+    uint64_t all = 0;
+    for (const PlannedModule& module : plan.modules) all += module.inputBytes;
+    batchBytes = std::min(batchBytes, all / (shards * kBatchesPerShard));
+  }
   size_t first = 0, firstGroup = 0, firstPair = 0;
   while (first < plan.modules.size()) {
     size_t end = first;
@@ -433,7 +443,7 @@ void layOutBatches(Plan& plan) {
     };
     do {
       const auto [next, more] = stretch();
-      if (end > first && bytes + more > kBatchBytes) break;
+      if (end > first && bytes + more > batchBytes) break;
       bytes += more;
       end = next;
     } while (end < plan.modules.size());

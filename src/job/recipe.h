@@ -66,6 +66,9 @@ struct Recipe {
       policies;                          ///< later ones count; otherwise what is no factor is refused
   std::vector<std::string> inputHashes;  ///< SHA-256 of the tensor files, for the metadata; empty: not known
   bool metadata = true;                  ///< whether the file tells where it comes from
+  /// So many runs share the batches among them, which are then small enough for equal shares. Decides no
+  /// byte of the output, and stands nowhere in it.
+  uint32_t shards = 1;
   std::vector<OptionValue> options;
   /// Units that are the first centroids of every module (LEGO): Lloyd's algorithm alone then runs from
   /// them, as in the reference implementations. For reproducing published runs; empty: search.
