@@ -1,10 +1,11 @@
 // One call from open files to written bytes, in the worker: the only place that drives the core.
 
 import { MergeError, type MergeErrorCode } from './error.js'
-import type { AdapterValue, BatchValue, ErrorValue, MainModule, PlanValue, ReadValue, Session } from './generated/core-single.mjs'
+import type { AdapterValue, BatchValue, ErrorValue, MainModule, PlanValue, ReadValue, ReportValue, Session } from './generated/core-single.mjs'
 import { methods } from './generated/registry.js'
 import { hashOf, type CreateHasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
+import { batchesOf, fingerprintOf, modulesOf, numbered, partName, PartSink, type NumberedBatch } from './part.js'
 import type { AdapterData, AdapterReference, CancelFlag, ComparisonData, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
 import type { OpenSink, OutputReference } from './sink.js'
@@ -31,7 +32,7 @@ export interface Listener {
 }
 
 /** Throws if the core's answer is an error. */
-function check(error: ErrorValue): void {
+export function check(error: ErrorValue): void {
   if (error.code === '') return
   throw new MergeError({
     code: error.code as MergeErrorCode,
@@ -42,7 +43,7 @@ function check(error: ErrorValue): void {
   })
 }
 
-function checkCancelled(listener: Listener): void {
+export function checkCancelled(listener: Listener): void {
   if (listener.cancelled()) throw new MergeError({ code: 'cancelled', message: 'The work was cancelled.' })
 }
 
@@ -66,7 +67,7 @@ function checkedAdapter({ error, alphas, ...adapter }: AdapterValue): { adapter:
 }
 
 /** The first bytes of a file that the core needs: how many, it says bit by bit. */
-async function readHeader(tools: Tools, source: ByteSource): Promise<Uint8Array> {
+export async function readHeader(tools: Tools, source: ByteSource): Promise<Uint8Array> {
   let bytes = await source.read(0, Math.min(8, source.size))
   for (;;) {
     const needed = tools.core.headerNeeds(source.name, bytes, source.size)
@@ -129,12 +130,12 @@ async function openAll(tools: Tools, session: Session, sources: ByteSource[], jo
 
 interface CheckedPlan {
   readonly plan: PlanData
-  readonly batches: BatchValue[]
+  readonly batches: readonly NumberedBatch[]
 }
 
 function checkedPlan({ error, batches, ...plan }: PlanValue): CheckedPlan {
   check(error)
-  return { plan, batches }
+  return { plan, batches: numbered(batches) }
 }
 
 function makePlan(session: Session, job: Job, inputHashes: readonly string[] = []): CheckedPlan {
@@ -161,6 +162,7 @@ function makePlan(session: Session, job: Job, inputHashes: readonly string[] = [
       metadata: job.metadata,
       inputHashes: [...inputHashes],
       keepScales: job.keepScales,
+      shards: job.shard?.of ?? 1,
       policies: Object.entries(job.policies).map(([name, value]) => ({ name, value: String(value) })),
       options,
     }),
@@ -212,7 +214,7 @@ class BatchReader {
 }
 
 /** Reads every batch into the core, the next one while `work` runs on the one before. Returns the bytes of the read buffers. */
-async function forEachBatch(session: Session, sources: readonly ByteSource[], batches: readonly BatchValue[], listener: Listener, work: (index: number, batch: BatchValue) => Promise<void>): Promise<number> {
+async function forEachBatch(session: Session, sources: readonly ByteSource[], batches: readonly NumberedBatch[], listener: Listener, work: (number: number, batch: NumberedBatch) => Promise<void>): Promise<number> {
   const reader = new BatchReader(sources, batches)
   let next = reader.start(batches[0])
   for (const [index, batch] of batches.entries()) {
@@ -221,10 +223,10 @@ async function forEachBatch(session: Session, sources: readonly ByteSource[], ba
     // The next batch is on its way while this one is computed.
     next = reader.start(batches[index + 1])
     checkCancelled(listener)
-    const input = session.input(index)
+    const input = session.input(batch.number)
     check(input.error)
     for (const [r, bytes] of ranges.entries()) input.bytes.set(bytes, batch.reads[r]?.at)
-    await work(index, batch)
+    await work(batch.number, batch)
   }
   return reader.bytes
 }
@@ -232,8 +234,8 @@ async function forEachBatch(session: Session, sources: readonly ByteSource[], ba
 /** Looks at every module, and makes the plan with the ranks that their weights suggest. */
 async function survey(session: Session, sources: readonly ByteSource[], first: CheckedPlan, progress: (modulesSeen: number) => void, listener: Listener): Promise<CheckedPlan> {
   let seen = 0
-  await forEachBatch(session, sources, first.batches, listener, async (index, batch) => {
-    check(session.survey(index))
+  await forEachBatch(session, sources, first.batches, listener, async (number, batch) => {
+    check(session.survey(number))
     seen += batch.modules
     progress(seen)
   })
@@ -281,41 +283,48 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
     // With the hashes, which the output's metadata repeats.
     if (wantsHashes) first = makePlan(session, job, inputHashes)
     // 1 is kept for the moment when the result is complete.
-    const progress = (modulesDone: number): void => listener.progress({ fraction: Math.min(session.progress(), 0.999), modulesDone, modules: first.plan.modules.length })
-    const { plan, batches } = first.plan.ranksAreKnown ? first : await survey(session, sources, first, () => progress(0), listener)
-    const sink = await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile])
+    const modules = modulesOf(batchesOf(job.shard, first.batches))
+    const share = shareOf(job, first)
+    const progress = (modulesDone: number): void => listener.progress({ fraction: Math.min(session.progress() / share, 0.999), modulesDone, modules: modules.length })
+    const { plan, batches: all } = first.plan.ranksAreKnown ? first : await survey(session, sources, first, () => progress(0), listener)
+    const batches = batchesOf(job.shard, all)
+    const part = await openPart(tools, session, job, plan, batches, output, inputHashes)
+    const sink = part ?? (await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile]))
     try {
       await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
       await sink.write(session.outputHeader())
       let modulesDone = 0
-      const readBytes = await forEachBatch(session, sources, batches, listener, async (index, batch) => {
-        const result = session.run(index)
+      const readBytes = await forEachBatch(session, sources, batches, listener, async (number, batch) => {
+        const result = session.run(number)
         check(result.error)
         await sink.write(result.bytes)
         modulesDone += batch.modules
         progress(modulesDone)
       })
       const hashes = session.outputHashes()
-      if (hashes.areWritten) await writeHashes(hashes, sink, tools.createHasher, checkpoint)
-      if (wantsHashes) outputHashes.push(await hash(await sink.written()))
+      if (hashes.areWritten && !part) await writeHashes(hashes, sink, tools.createHasher, checkpoint)
+      if (wantsHashes && !part) outputHashes.push(await hash(await sink.written()))
       if (plan.configFile !== '') {
         const config = new TextEncoder().encode(plan.config)
         await sink.begin({ name: plan.configFile, size: config.length })
         await sink.write(config)
-        if (wantsHashes) outputHashes.push(await hash(await sink.written()))
+        if (wantsHashes && !part) outputHashes.push(await hash(await sink.written()))
       }
       checkCancelled(listener)
       const seconds = (performance.now() - start) / 1000 - hashSeconds
+      const used = { seconds, threads: session.threads(), memoryBytes: (tools.core.wasmMemory as WebAssembly.Memory).buffer.byteLength + readBytes }
+      const reports = session.reports()
+      await part?.report({ ...used, hashSeconds, modules: modules.map(number => ({ number, report: reports[number] as ReportValue })) })
+      if (part && wantsHashes) outputHashes.push(await hash(await part.written()))
       const outcome = {
         plan,
-        modules: session.reports(),
+        modules: reports,
+        ...(part && { part: { modules, bytes: (await part.written()).size } }),
         output: await sink.finish(),
-        seconds,
-        threads: session.threads(),
-        memoryBytes: (tools.core.wasmMemory as WebAssembly.Memory).buffer.byteLength + readBytes,
+        ...used,
         ...(wantsHashes && { hashes: { inputs: inputHashes, outputs: outputHashes, seconds: hashSeconds } }),
       }
-      listener.progress({ fraction: 1, modulesDone: plan.modules.length, modules: plan.modules.length })
+      listener.progress({ fraction: 1, modulesDone: modules.length, modules: modules.length })
       return outcome
     } catch (error) {
       await sink.abort()
@@ -324,8 +333,26 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
   })
 }
 
+/** Share of the work of a whole merge that a shard's is: it reads its own batches, after a survey of all. */
+function shareOf(job: Job, { plan, batches }: CheckedPlan): number {
+  const bytes = (some: readonly NumberedBatch[]): number => some.reduce((sum, { inputBytes }) => sum + inputBytes, 0)
+  const share = bytes(batchesOf(job.shard, batches)) / bytes(batches)
+  return plan.ranksAreKnown ? Math.max(share, Number.EPSILON) : (1 + share) / 2
+}
+
+/** The sink of one shard. */
+async function openPart(tools: Tools, session: Session, job: Job, plan: PlanData, batches: readonly NumberedBatch[], output: OutputReference, inputHashes: readonly string[]): Promise<PartSink | undefined> {
+  const { shard } = job
+  if (!shard) return undefined
+  const header = session.outputHeader()
+  const headerBytes = header.length
+  const merge = await fingerprintOf(tools, job, plan, header.slice(), inputHashes)
+  const inner = await tools.openSink(output, [partName(shard)])
+  return new PartSink(inner, { shard, merge, job, plan, hashes: session.outputHashes(), inputHashes, batches, headerBytes })
+}
+
 /** Lets messages in that have arrived, a cancel among them; promises alone would go on before them. */
-function nextTask(): Promise<void> {
+export function nextTask(): Promise<void> {
   return new Promise(resolve => {
     const { port1, port2 } = new MessageChannel()
     port1.onmessage = () => {

@@ -3,6 +3,7 @@
 
 import { MergeError, messageOf, type ErrorData } from './error.js'
 import type { MainModule } from './generated/core-single.mjs'
+import { join } from './join.js'
 import type { Progress, Reply, Request } from './protocol.js'
 import { compare, inspect, merge, plan, type Listener, type Tools } from './run.js'
 
@@ -84,6 +85,8 @@ async function dispatch(tools: Tools, request: Exclude<Request, { cancel: number
       return compare(tools, request.args.job, listener)
     case 'merge':
       return merge(tools, request.args.job, request.args.output, request.args.hashes, listener)
+    case 'join':
+      return join(tools, request.args.parts, request.args.output, request.args.hashes, listener)
   }
 }
 
