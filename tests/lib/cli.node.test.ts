@@ -67,7 +67,7 @@ describe('command line', () => {
     expect(await run('merge', ...args, '-o', join(folder, 'whole'), '--report', join(folder, 'whole.json'))).toMatchObject({ code: 0 })
     for (const shard of ['2/3', '1/3', '3/3']) {
       const said = await run('merge', ...args, '-o', join(folder, 'parts'), '--shard', shard, '--hashes', '--threads', '1')
-      expect(said).toMatchObject({ code: 0, stderr: '', stdout: expect.stringMatching(new RegExp(`part +${shard[0]} of 3\n +from +add3, rotl2\n +files +part-0000${shard[0]}-of-00003\\.safetensors[^]*modules +(9|10)\n`)) as string })
+      expect(said).toMatchObject({ code: 0, stderr: '', stdout: expect.stringMatching(new RegExp(`part +${shard[0]} of 3\n +from +add3, rotl2\n +files +part-0000${shard[0]}-of-00003\\.safetensors[^]*modules +\\d+\n`)) as string })
       if (shard === '1/3') expect(await run('join', join(folder, 'parts'), '-o', join(folder, 'joined'))).toMatchObject({ code: 1, stdout: '', stderr: expect.stringMatching(/^lora-lego: bad_part: .*part 3 of 3 is missing/) as string })
     }
     expect(await run('join', join(folder, 'parts'), '-o', join(folder, 'joined'), '--report', join(folder, 'joined.json'))).toMatchObject({ code: 0, stderr: '', stdout: expect.stringMatching(/joined\n[^]*add3 +0.7 [^]*rotl2 +0.3 [^]*down_proj +4 +16 -> 4 /) as string })

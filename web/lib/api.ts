@@ -85,10 +85,9 @@ export interface MergeOptions {
    */
   readonly hashes?: boolean
   /**
-   * Computes only this part of the merge, every so many modules, as one file that join() puts together with the
-   * others: many machines can share a merge. All must have the same inputs, recipe, `hashes` and version of this
-   * library. The result is that file (in Node, `output` is its folder, or its name in .safetensors), without `tensors`;
-   * its report is of this part.
+   * Computes only this part of the merge, as one file that join() puts together with the others: many machines can
+   * share a merge. All must have the same inputs, recipe, `hashes` and version of this library. The result is that
+   * file (in Node, `output` is its folder, or its name in .safetensors), without `tensors`; its report is of this part.
    */
   readonly shard?: Shard
 }

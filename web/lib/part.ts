@@ -92,9 +92,18 @@ export function numbered(batches: readonly BatchValue[]): NumberedBatch[] {
   })
 }
 
-/** The batches that are a shard's: every n-th. All of them where the merge is not shared. */
+/**
+ * The batches that are a shard's, in file order; all of them where the merge is not shared. By size they are dealt out
+ * forwards and backwards in turn, so that shares differ by one batch at most: every n-th in file order would give one
+ * shard the same kind of module in every layer, which may be the largest.
+ */
 export function batchesOf(shard: Shard | undefined, batches: readonly NumberedBatch[]): readonly NumberedBatch[] {
-  return shard ? batches.filter(({ number }) => number % shard.of === shard.index - 1) : batches
+  if (!shard) return batches
+  const { index, of } = shard
+  return [...batches]
+    .sort((x, y) => y.inputBytes - x.inputBytes || x.number - y.number)
+    .filter((_, place) => (Math.floor(place / of) % 2 === 0 ? place % of : of - 1 - (place % of)) === index - 1)
+    .sort((x, y) => x.number - y.number)
 }
 
 /** Numbers of the modules of some batches. */
