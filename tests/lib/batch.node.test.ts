@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { merge, type MergeReport } from 'lora-lego'
 import { afterEach, beforeEach, expect, it } from 'vitest'
-import { adapter } from './fixtures.js'
+import { adapter, hexDigest } from './fixtures.js'
 
 interface Ended {
   code: number | null
@@ -46,7 +46,7 @@ it('merges line by line, with paths from the file’s folder, and keeps what is 
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
   expect(stdout).toMatch(/^done +line 1 .*out\/first +\(28 modules, [^]*done +line 2 [^]*\n2 done, 0 failed, 0 done before; log: .*recipes\.jsonl\.log\n$/)
   const { files } = await merge(['examples/add3', { source: 'examples/rotl2', weight: 0.5, moduleWeights: { '*mlp*': 0.25 } }], { rank: 8 })
-  expect(new Uint8Array(await readFile(join(folder, 'out/first/adapter_model.safetensors')))).toEqual(new Uint8Array(await (files[0] as File).arrayBuffer()))
+  expect(await hexDigest(await readFile(join(folder, 'out/first/adapter_model.safetensors')))).toBe(await hexDigest(await (files[0] as File).arrayBuffer()))
   const report = JSON.parse(await readFile(join(folder, 'reports/third.json'), 'utf8')) as MergeReport
   expect(report).toMatchObject({ recipe: { method: 'lego', seed: 1, options: { restarts: 2 } }, outputs: [{ sha256: expect.any(String) as string }, {}] })
   expect(await logged()).toMatchObject([{ line: 1, state: 'done', files: [{ path: join(folder, 'out/first/adapter_model.safetensors') }, {}] }, { line: 2, state: 'done' }])
