@@ -200,6 +200,31 @@ describe('parts that are not those of one merge', { timeout: 60_000 }, () => {
       'no header': await changed(part(0), rename('header', 'other')),
     })) await expect(merger.join([made, part(1), part(2)]), title).rejects.toMatchObject({ code: 'bad_part', file: 'part-00001-of-00003.safetensors' })
   })
+
+  it('have bytes flipped anywhere in what they say: an error, or a result of the same size', async () => {
+    const small = await partsOf([adapter([{}, { module: 'second' }, { module: 'third' }])], { method: 'svd' }, 2)
+    const whole = await merger.join(small)
+    let state = 1
+    const random = (below: number): number => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) % below
+    const codes = new Set<string>()
+    for (let i = 0; i < 400; i++) {
+      const which = random(2)
+      const bytes = new Uint8Array(await (small[which] as File).arrayBuffer())
+      const at = random(bytes.length)
+      bytes[at] = (bytes[at] as number) ^ (1 << random(8))
+      const outcome: unknown = await merger.join([new File([bytes], 'flipped'), small[1 - which] as File]).then(
+        ({ files }) => files.map(({ size }) => size),
+        (error: unknown) => error,
+      )
+      if (Array.isArray(outcome)) expect(outcome).toEqual(whole.files.map(({ size }) => size))
+      else {
+        expect({ at, which, outcome }).toMatchObject({ outcome: { name: 'MergeError' } })
+        codes.add((outcome as { code: string }).code)
+      }
+    }
+    expect([...codes].filter(code => !['bad_part', 'bad_header', 'file_truncated', 'header_too_large', 'unknown_format'].includes(code))).toEqual([])
+    expect(codes).toContain('bad_part')
+  })
 })
 
 describe('in folders', { timeout: 60_000 }, () => {

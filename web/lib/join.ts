@@ -34,6 +34,8 @@ interface Part {
 
 // What the texts of a part may have at most: a report takes about a kilobyte for each module and adapter.
 const largestText = 256 << 20
+// Of one merge (limits.h, kAdapters).
+const mostAdapters = 1024
 // Long enough to copy at full speed, short enough for memory.
 const pieceBytes = 4 << 20
 
@@ -258,6 +260,9 @@ export async function join(tools: Tools, references: readonly FileReference[], o
     const { file, bytes, configFile } = first.description
     const { job, plan, hashes, inputHashes } = await readJson<PartPlan>(first, partTensors.plan, isPlan)
     if (plan.tensorFile !== file || plan.configFile !== configFile || plan.outputBytes !== bytes) throw bad(name, 'is damaged: its plan is not that of its result')
+    // A report compares each adapter with each.
+    const adapters = job.adapters.length
+    if (adapters > mostAdapters || job.weights.length !== adapters || plan.fileSizes.length !== adapters) throw bad(name, 'is damaged: its plan is not one of its adapters')
     const header = await readTensor(first, partTensors.header)
     const legacyHeader = hashes ? await readTensor(first, partTensors.legacyHeader) : new Uint8Array()
     const config = configFile === '' ? new Uint8Array() : await readTensor(first, partTensors.config)
