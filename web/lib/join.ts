@@ -5,7 +5,7 @@ import { fields, isCount, isFlag, isNumber, isNumberOrNull, isText, listOf, opti
 import { MergeError } from './error.js'
 import type { ReportValue } from './generated/core-single.mjs'
 import { formats } from './generated/registry.js'
-import { hashOf } from './hash.js'
+import { hashOf, type Hasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
 import { mostShards, partKey, partTensors, type PartDescription, type PartPlan, type PartReport } from './part.js'
 import type { JoinOutcome } from './protocol.js'
@@ -28,8 +28,10 @@ interface ResultRange extends Range {
 interface Part {
   readonly source: ByteSource
   readonly description: PartDescription
-  /** Its tensors by name; places in its file. */
+  /** Its tensors by name, in file order; places in its file. */
   readonly tensors: ReadonlyMap<string, Range>
+  /** Of its tensors, as far as they have been read, but for the report. */
+  readonly hasher: Hasher
 }
 
 // What the texts of a part may have at most: a report takes about a kilobyte for each module and adapter.
@@ -81,7 +83,7 @@ const isReport = fields({
       }),
     }),
   ),
-  ...{ seconds: isNumber, hashSeconds: isNumber, threads: isCount, memoryBytes: isCount },
+  ...{ seconds: isNumber, hashSeconds: isNumber, threads: isCount, memoryBytes: isCount, sha256: isText },
 })
 
 function parsed(file: string, what: string, text: string): unknown {
@@ -111,7 +113,7 @@ async function openPart(tools: Tools, reference: FileReference, sources: ByteSou
   if (!(index >= 1 && index <= of && of <= mostShards)) throw bad(name, `is damaged: it says that it is part ${index} of ${of}`)
   // A name is written to as it is: it must be one of ours.
   if (!formats.some(({ tensorFile, configFile }) => tensorFile === known.file && configFile === known.configFile)) throw bad(name, `is damaged: no format has the files '${known.file}' and '${known.configFile}'`)
-  return { source, description: known, tensors: tensorsOf(name, entries, bytes.length, source.size) }
+  return { source, description: known, hasher: tools.createHasher(), tensors: tensorsOf(name, entries, bytes.length, source.size) }
 }
 
 /** The tensors of a header, which must fill the rest of the file without a gap. */
@@ -131,6 +133,18 @@ function tensorsOf(file: string, entries: Readonly<Record<string, unknown>>, dat
   }
   if (dataBegin + position !== fileSize) throw bad(file, `is damaged: it has ${fileSize} bytes, and its header speaks of ${dataBegin + position}`)
   return new Map(found.map(({ name, begin, end }) => [name, { begin: dataBegin + begin, length: end - begin }]))
+}
+
+const rangeName = /^range\.(\d{1,16})$/
+
+/** Feeds a part's digest with the tensors in front of its ranges, or with those behind them. */
+async function hashAround(part: Part, isBehind: boolean): Promise<void> {
+  const names = [...part.tensors.keys()].filter(name => name !== partTensors.report)
+  const first = names.findIndex(name => rangeName.test(name))
+  const last = names.findLastIndex(name => rangeName.test(name))
+  // A part without ranges has everything in front.
+  const those = isBehind ? (last < 0 ? [] : names.slice(last + 1)) : first < 0 ? names : names.slice(0, first)
+  for (const name of those) part.hasher.update(await readTensor(part, name))
 }
 
 /** Bytes of a tensor that is read as a whole. */
@@ -182,7 +196,7 @@ function sorted(parts: readonly Part[]): Part[] {
 function rangesOf(parts: readonly Part[], headerBytes: number, bytes: number): ResultRange[] {
   const ranges = parts.flatMap(part =>
     [...part.tensors].flatMap(([name, { begin: at, length }]): ResultRange[] => {
-      const begin = /^range\.(\d{1,16})$/.exec(name)?.[1]
+      const begin = rangeName.exec(name)?.[1]
       return begin === undefined ? [] : [{ part, at, begin: Number(begin), length }]
     }),
   )
@@ -201,21 +215,22 @@ function rangesOf(parts: readonly Part[], headerBytes: number, bytes: number): R
 /** Copies ranges to the sink; the next piece is on its way while one is written. */
 async function copy(ranges: readonly ResultRange[], sink: Sink, checkpoint: (bytesDone: number) => Promise<void>): Promise<void> {
   const pieces = ranges.flatMap(({ part, at, length }) =>
-    Array.from({ length: Math.ceil(length / pieceBytes) }, (_, i) => ({ source: part.source, begin: at + i * pieceBytes, length: Math.min(pieceBytes, length - i * pieceBytes) })),
+    Array.from({ length: Math.ceil(length / pieceBytes) }, (_, i) => ({ part, begin: at + i * pieceBytes, length: Math.min(pieceBytes, length - i * pieceBytes) })),
   )
   const largest = Math.max(0, ...pieces.slice(0, 1).map(({ length }) => length), pieces.length > 1 ? pieceBytes : 0)
   const spaces = [new Uint8Array(largest), new Uint8Array(largest)]
   const start = (i: number): Promise<Uint8Array> => {
     const piece = pieces[i]
-    const reading = piece ? piece.source.read(piece.begin, piece.length, spaces[i % 2]?.subarray(0, piece.length)) : Promise.resolve(new Uint8Array())
+    const reading = piece ? piece.part.source.read(piece.begin, piece.length, spaces[i % 2]?.subarray(0, piece.length)) : Promise.resolve(new Uint8Array())
     // If the join fails first, nobody waits for it.
     reading.catch(() => undefined)
     return reading
   }
   let next = start(0)
   let done = 0
-  for (const [i, { length }] of pieces.entries()) {
+  for (const [i, { part, length }] of pieces.entries()) {
     const bytes = await next
+    part.hasher.update(bytes)
     next = start(i + 1)
     await checkpoint(done)
     await sink.write(bytes)
@@ -224,8 +239,9 @@ async function copy(ranges: readonly ResultRange[], sink: Sink, checkpoint: (byt
 }
 
 /** What the parts know of how their modules were merged, and what that took. */
-async function readReports(parts: readonly Part[], modules: number): Promise<Omit<PartReport, 'modules'> & { modules: ReportValue[] }> {
+async function readReports(parts: readonly Part[], modules: number): Promise<Omit<PartReport, 'modules' | 'sha256'> & { modules: ReportValue[]; digests: string[] }> {
   const found: ReportValue[] = []
+  const digests: string[] = []
   const total = { seconds: 0, hashSeconds: 0, threads: 0, memoryBytes: 0 }
   for (const part of parts) {
     const report = await readJson<PartReport>(part, partTensors.report, isReport)
@@ -233,6 +249,7 @@ async function readReports(parts: readonly Part[], modules: number): Promise<Omi
       if (number >= modules || found[number]) throw bad(part.source.name, `is damaged: it reports on module ${number + 1} of ${modules}${found[number] ? ', as another part does' : ''}`)
       found[number] = { ...module, relativeError: module.relativeError ?? Infinity, inputs: module.inputs.map(input => ({ ...input, relativeError: input.relativeError ?? Infinity })) }
     }
+    digests.push(report.sha256)
     total.seconds += report.seconds
     total.hashSeconds += report.hashSeconds
     total.threads = Math.max(total.threads, report.threads)
@@ -241,7 +258,7 @@ async function readReports(parts: readonly Part[], modules: number): Promise<Omi
   for (let number = 0; number < modules; number++) {
     if (!found[number]) throw new MergeError({ code: 'bad_part', message: `no part reports on module ${number + 1} of ${modules}` })
   }
-  return { ...total, modules: found }
+  return { ...total, modules: found, digests }
 }
 
 /** Puts the parts of one merge together. Rejects with bad_part where they are not all of its parts. */
@@ -268,7 +285,7 @@ export async function join(tools: Tools, references: readonly FileReference[], o
     const config = configFile === '' ? new Uint8Array() : await readTensor(first, partTensors.config)
     if (hashes && !(hashes.dataBegin <= header.length && hashes.modelAt + 64 <= hashes.dataBegin && hashes.legacyAt + 8 <= hashes.dataBegin)) throw bad(name, 'is damaged: its hashes have no place in its header')
     const ranges = rangesOf(parts, header.length, bytes)
-    const { modules, seconds, hashSeconds, ...used } = await readReports(parts, plan.modules.length)
+    const { modules, digests, seconds, hashSeconds, ...used } = await readReports(parts, plan.modules.length)
 
     const checkpoint = async (): Promise<void> => {
       await nextTask()
@@ -288,10 +305,15 @@ export async function join(tools: Tools, references: readonly FileReference[], o
       const outputs: string[] = []
       await sink.begin({ name: file, size: bytes })
       await sink.write(header)
+      for (const part of parts) await hashAround(part, false)
       await copy(ranges, sink, async done => {
         await checkpoint()
         progress(done)
       })
+      for (const [i, part] of parts.entries()) {
+        await hashAround(part, true)
+        if (part.hasher.digest() !== digests[i]) throw bad(part.source.name, 'is damaged: its bytes are not those that were written; copy it again, or compute it again')
+      }
       if (hashes) await writeHashes({ areWritten: true, ...hashes, legacyHeader }, sink, tools.createHasher, checkpoint)
       if (wantsHashes) outputs.push(await hash(await sink.written()))
       if (configFile !== '') {

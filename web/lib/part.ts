@@ -3,7 +3,7 @@
 
 import type { BatchValue, HashesValue, ReportValue } from './generated/core-single.mjs'
 import { version } from './generated/registry.js'
-import type { CreateHasher } from './hash.js'
+import type { CreateHasher, Hasher } from './hash.js'
 import type { Job, PlanData } from './protocol.js'
 import type { ReportedJob } from './result.js'
 import type { OutputFile, Sink, SinkResult } from './sink.js'
@@ -74,6 +74,8 @@ export interface PartReport {
   readonly hashSeconds: number
   readonly threads: number
   readonly memoryBytes: number
+  /** SHA-256, in hexadecimal, of all tensors in front of this one. */
+  readonly sha256: string
 }
 
 /** A plan's batch, by its number there. */
@@ -174,10 +176,13 @@ export class PartSink implements Sink {
   /** What stands in front of what the merge writes. */
   readonly #preface: readonly Uint8Array[]
   readonly #tensors: readonly { readonly name: string; readonly length: number }[]
+  /** Of what stands behind the file's header. */
+  readonly #hasher: Hasher
   #isBegun = false
 
-  constructor(inner: Sink, { shard, merge, job, plan: { config, ...plan }, hashes, inputHashes, batches, headerBytes }: PartContents) {
+  constructor(inner: Sink, createHasher: CreateHasher, { shard, merge, job, plan: { config, ...plan }, hashes, inputHashes, batches, headerBytes }: PartContents) {
     this.#inner = inner
+    this.#hasher = createHasher()
     this.#shard = shard
     this.#description = { version: 1, shard, merge, file: plan.tensorFile, bytes: plan.outputBytes, configFile: plan.configFile }
     const { dataBegin, modelAt, legacyAt } = hashes
@@ -220,16 +225,18 @@ export class PartSink implements Sink {
     const start = this.#start(0)
     const file: OutputFile = { name: partName(this.#shard), size: this.#tensors.reduce((sum, { length }) => sum + length, start.length) }
     await this.#inner.begin(file)
-    for (const bytes of [start, ...this.#preface]) await this.#inner.write(bytes)
+    await this.#inner.write(start)
+    for (const bytes of this.#preface) await this.write(bytes)
   }
 
   write(bytes: Uint8Array): Promise<void> {
+    this.#hasher.update(bytes)
     return this.#inner.write(bytes)
   }
 
   /** Writes the last tensor, and the header as it is now known. */
-  async report(report: PartReport): Promise<void> {
-    const bytes = encoded(report)
+  async report(report: Omit<PartReport, 'sha256'>): Promise<void> {
+    const bytes = encoded({ ...report, sha256: this.#hasher.digest() } satisfies PartReport)
     await this.#inner.write(bytes)
     await this.#inner.rewrite(0, this.#start(bytes.length))
   }

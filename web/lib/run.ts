@@ -348,7 +348,7 @@ async function openPart(tools: Tools, session: Session, job: Job, plan: PlanData
   const headerBytes = header.length
   const merge = await fingerprintOf(tools, job, plan, header.slice(), inputHashes)
   const inner = await tools.openSink(output, [partName(shard)])
-  return new PartSink(inner, { shard, merge, job, plan, hashes: session.outputHashes(), inputHashes, batches, headerBytes })
+  return new PartSink(inner, tools.createHasher, { shard, merge, job, plan, hashes: session.outputHashes(), inputHashes, batches, headerBytes })
 }
 
 /** Lets messages in that have arrived, a cancel among them; promises alone would go on before them. */
