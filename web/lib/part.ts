@@ -129,14 +129,14 @@ async function hashSamples(update: (bytes: Uint8Array) => void, reference: FileR
 }
 
 /**
- * Hexadecimal digest of what makes a merge this one: version, recipe, number of shards, the result's header and config,
- * size and samples of every input. Names and places of files have no part in it: machines may mount them differently.
+ * Hexadecimal digest of what makes a merge this one: version, recipe, number of shards, how the result is cut into all
+ * `batches`, its header and config, size and samples of every input. Names and places of files have no part in it: machines may mount them differently.
  */
-export async function fingerprintOf(tools: { readonly open: OpenSource; readonly createHasher: CreateHasher }, job: Job, plan: PlanData, header: Uint8Array, inputHashes: readonly string[]): Promise<string> {
+export async function fingerprintOf(tools: { readonly open: OpenSource; readonly createHasher: CreateHasher }, job: Job, plan: PlanData, batches: readonly NumberedBatch[], header: Uint8Array, inputHashes: readonly string[]): Promise<string> {
   const hasher = tools.createHasher()
   const update = (bytes: Uint8Array): void => hasher.update(bytes)
   const { adapters, base, shard, ...recipe } = job
-  const text = JSON.stringify({ version, shards: shard?.of, recipe, inputHashes, bytes: plan.outputBytes, header: header.length, config: plan.config })
+  const text = JSON.stringify({ version, shards: shard?.of, recipe, inputHashes, bytes: plan.outputBytes, header: header.length, config: plan.config, batches: batches.map(({ outputEnd }) => outputEnd) })
   update(new TextEncoder().encode(text))
   update(header)
   for (const file of [...adapters.flatMap(({ tensors, config }) => (config ? [tensors, config] : [tensors])), ...base]) await hashSamples(update, file, tools.open)

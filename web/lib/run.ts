@@ -288,7 +288,7 @@ export async function merge(tools: Tools, job: Job, output: OutputReference, wan
     const progress = (modulesDone: number): void => listener.progress({ fraction: Math.min(session.progress() / share, 0.999), modulesDone, modules: modules.length })
     const { plan, batches: all } = first.plan.ranksAreKnown ? first : await survey(session, sources, first, () => progress(0), listener)
     const batches = batchesOf(job.shard, all)
-    const part = await openPart(tools, session, job, plan, batches, output, inputHashes)
+    const part = await openPart(tools, session, job, plan, all, output, inputHashes)
     const sink = part ?? (await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile]))
     try {
       await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
@@ -340,15 +340,15 @@ function shareOf(job: Job, { plan, batches }: CheckedPlan): number {
   return plan.ranksAreKnown ? Math.max(share, Number.EPSILON) : (1 + share) / 2
 }
 
-/** The sink of one shard. */
+/** The sink of one shard, of a plan's `batches`. */
 async function openPart(tools: Tools, session: Session, job: Job, plan: PlanData, batches: readonly NumberedBatch[], output: OutputReference, inputHashes: readonly string[]): Promise<PartSink | undefined> {
   const { shard } = job
   if (!shard) return undefined
   const header = session.outputHeader()
   const headerBytes = header.length
-  const merge = await fingerprintOf(tools, job, plan, header.slice(), inputHashes)
+  const merge = await fingerprintOf(tools, job, plan, batches, header.slice(), inputHashes)
   const inner = await tools.openSink(output, [partName(shard)])
-  return new PartSink(inner, tools.createHasher, { shard, merge, job, plan, hashes: session.outputHashes(), inputHashes, batches, headerBytes })
+  return new PartSink(inner, tools.createHasher, { shard, merge, job, plan, hashes: session.outputHashes(), inputHashes, batches: batchesOf(shard, batches), headerBytes })
 }
 
 /** Lets messages in that have arrived, a cancel among them; promises alone would go on before them. */
