@@ -215,6 +215,7 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
       .field("slots", &FootprintValue::slots)
       .field("readBuffers", &FootprintValue::readBuffers)
       .field("lanes", &FootprintValue::lanes)
+      .field("shards", &FootprintValue::shards)
       .field("batchBytes", &FootprintValue::batchBytes)
       .field("memoryBytes", &FootprintValue::memoryBytes);
   value_object<OpenValue>("OpenValue")

@@ -57,7 +57,7 @@ struct HashesValue {
 
 /// As Footprint.
 struct FootprintValue {
-  uint32_t threads = 1, slots = 1, readBuffers = 0, lanes = 1;
+  uint32_t threads = 1, slots = 1, readBuffers = 0, lanes = 1, shards = 1;
   double batchBytes = 0, memoryBytes = 0;
 };
 
@@ -66,6 +66,7 @@ inline Footprint footprintOf(const FootprintValue& value) {
           value.slots,
           value.readBuffers,
           value.lanes,
+          value.shards,
           static_cast<uint64_t>(value.batchBytes),
           static_cast<uint64_t>(value.memoryBytes)};
 }

@@ -84,7 +84,7 @@ async function vitest(scratch) {
 
 await main(async () => {
   await build()
-  await ensurePrograms({ chromium: 'chromium', 'firefox-esr': 'firefox-esr' })
+  await ensurePrograms({ chromium: 'chromium', 'firefox-esr': 'firefox-esr', parallel: 'parallel' })
   const scratch = await mkdtemp(join(tmpdir(), 'lora-lego-tests-'))
   try {
     await check('types of the tests', ['node_modules/typescript/bin/tsc', '-p', 'tests'])

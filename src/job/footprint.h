@@ -8,10 +8,13 @@
 namespace lego {
 
 struct Footprint {
-  size_t threads = 1;        ///< that share one core's memory
-  size_t slots = 1;          ///< batches in a core at a time: read, worked on, written
-  size_t readBuffers = 0;    ///< further batches that are read outside of a core, for each core
-  size_t lanes = 1;          ///< cores with a memory of their own, among which batches are shared out
+  size_t threads = 1;      ///< that share one core's memory
+  size_t slots = 1;        ///< batches in a core at a time: read, worked on, written
+  size_t readBuffers = 0;  ///< further batches that are read outside of a core, for each core
+  size_t lanes = 1;        ///< cores with a memory of their own, among which batches are shared out
+  /// Runs that share the batches among them, each with a footprint of its own. These batches are the same for
+  /// any threads, lanes and memory.
+  size_t shards = 1;
   uint64_t batchBytes = 0;   ///< factor bytes of a batch, unless one module has more; 0: what suits
   uint64_t memoryBytes = 0;  ///< what all of this may take; 0: no limit
 

@@ -111,12 +111,13 @@ BatchBytes batchBytes(const Plan& plan) {
 }
 
 /// Batches as large as they may be, but enough of them that each lane has some, and that reading, work and
-/// writing go on beside each other.
-uint64_t suitableBatch(const Plan& plan, size_t lanes) {
+/// writing go on beside each other; among shards, that one has little more to do than another.
+uint64_t suitableBatch(const Plan& plan, const Footprint& footprint) {
   constexpr uint64_t kBatches = 8;
   uint64_t bytes = 0;
   for (const PlannedModule& module : plan.modules) bytes += module.inputBytes;
-  return std::clamp(bytes / (kBatches * lanes), kSmallBatch, kBatchBytes);
+  if (footprint.shards > 1) return std::min(bytes / (kBatches * footprint.shards) + 1, kBatchBytes);
+  return std::clamp(bytes / (kBatches * footprint.lanes), kSmallBatch, kBatchBytes);
 }
 
 /// The module whose factors are the largest.
@@ -172,8 +173,7 @@ Status fitIntoMemory(Plan& plan, const Footprint& footprint) {
   const uint64_t limit =
       footprint.memoryBytes > 0 ? footprint.memoryBytes : std::numeric_limits<uint64_t>::max();
   const CoreBytes core = coreBytes(plan);
-  const uint64_t asked =
-      footprint.batchBytes > 0 ? footprint.batchBytes : suitableBatch(plan, footprint.lanes);
+  const uint64_t asked = footprint.batchBytes > 0 ? footprint.batchBytes : suitableBatch(plan, footprint);
   Footprint tried = footprint;
   for (;;) {
     // The last try has one group in each batch.
@@ -184,7 +184,7 @@ Status fitIntoMemory(Plan& plan, const Footprint& footprint) {
       plan.footprint = tried;
       plan.peakBytes = bytesOfAll(core, batch, tried, plan.groups.size());
       if (plan.peakBytes <= limit && bytesOfCore(core, batch, tried, plan.groups.size()) <= kReach) return {};
-      if (tried.batchBytes == 1) break;
+      if (tried.batchBytes == 1 || footprint.shards > 1) break;
     }
     if (tried.threads == 1 && tried.lanes == 1) break;
     if (tried.lanes > 1) {

@@ -286,7 +286,7 @@ TEST_P(Experts, AreReadOnceAndTogether) {
   const uint64_t factors = (64 << 10) * 64 * kRank * 4 + 128 * 64 * kRank * 4;
   EXPECT_EQ(plan.inputBytes, factors);
   EXPECT_EQ(plan.batches[0].inputBytes, factors);
-  EXPECT_GE(plan.peakBytes, 3 * factors);
+  EXPECT_GE(plan.peakBytes, factors);
 }
 
 TEST(PeftParameters, LieAsThePeftLayerReadsThem) {

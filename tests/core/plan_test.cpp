@@ -19,8 +19,9 @@ TestAdapter sample(const std::string& name, const std::vector<std::pair<std::str
   return makeAdapter(name, pairs, dtype, 4, config);
 }
 
-Result<Plan> planOf(const std::vector<TestAdapter>& adapters, const Recipe& recipe = {}) {
-  Session session(1);
+Result<Plan> planOf(const std::vector<TestAdapter>& adapters, const Recipe& recipe = {},
+                    const Footprint& footprint = {}) {
+  Session session(footprint);
   for (const auto& adapter : adapters) {
     if (Status added = addTo(session, adapter); !added) return added.error();
   }
@@ -118,6 +119,32 @@ TEST(Plan, ReadsCoverEveryFactorOnce) {
     }
   }
   EXPECT_EQ(next, plan.modules.size());
+}
+
+TEST(Plan, ShardsGetEqualSharesOfTheSameOutput) {
+  std::vector<std::pair<std::string, uint64_t>> modules;
+  for (int i = 0; i < 60; ++i) modules.push_back({"m" + std::to_string(100 + i), 4});
+  const std::vector<TestAdapter> adapters = {sample("x", modules), sample("y", modules)};
+  const Plan whole = must(planOf(adapters));
+  EXPECT_EQ(whole.batches.size(), 1u);
+  for (const uint32_t shards : {1u, 2u, 5u, 1000u}) {
+    const Plan plan = must(planOf(adapters, {}, {.shards = shards}));
+    EXPECT_EQ(plan.header, whole.header);
+    EXPECT_EQ(plan.config, whole.config);
+    EXPECT_EQ(plan.inputBytes, whole.inputBytes);
+    std::vector<uint64_t> written(shards, 0);
+    uint64_t position = plan.header.size();
+    for (size_t b = 0; b < plan.batches.size(); ++b) {
+      EXPECT_EQ(plan.batches[b].outputBegin, position);
+      position = plan.batches[b].outputEnd;
+      written[b % shards] += plan.batches[b].outputEnd - plan.batches[b].outputBegin;
+    }
+    EXPECT_EQ(position, whole.outputBytes);
+    // At most one batch more than another has, which is an eighth of a share, or a module.
+    const auto [least, most] = std::ranges::minmax(written);
+    const uint64_t module = (whole.outputBytes - whole.header.size()) / modules.size();
+    EXPECT_LE(most - least, std::max(module, (whole.outputBytes - whole.header.size()) / (8 * shards)));
+  }
 }
 
 TEST(Plan, TargetsAreSpelledOutUnlessSuffixesChoseThem) {

@@ -61,6 +61,27 @@ describe('command line', () => {
     expect(validate({ ...written, totals: {} })).toBe(false)
   })
 
+  it('joins what shards have written to what one merge writes, report and hashes included', { timeout: 120_000 }, async () => {
+    const args = ['examples/add3', 'examples/rotl2', '--weights', '0.7,0.3', '--rank', '4']
+    const reportOf = async (name: string): Promise<MergeReport> => JSON.parse(await readFile(join(folder, name), 'utf8')) as MergeReport
+    expect(await run('merge', ...args, '-o', join(folder, 'whole'), '--report', join(folder, 'whole.json'))).toMatchObject({ code: 0 })
+    for (const shard of ['2/3', '1/3', '3/3']) {
+      const said = await run('merge', ...args, '-o', join(folder, 'parts'), '--shard', shard, '--hashes', '--threads', '1')
+      expect(said).toMatchObject({ code: 0, stderr: '', stdout: expect.stringMatching(new RegExp(`part +${shard[0]} of 3\n +from +add3, rotl2\n +files +part-0000${shard[0]}-of-00003\\.safetensors[^]*modules +\\d+\n`)) as string })
+      if (shard === '1/3') expect(await run('join', join(folder, 'parts'), '-o', join(folder, 'joined'))).toMatchObject({ code: 1, stdout: '', stderr: expect.stringMatching(/^lora-lego: bad_part: .*part 3 of 3 is missing/) as string })
+    }
+    expect(await run('join', join(folder, 'parts'), '-o', join(folder, 'joined'), '--report', join(folder, 'joined.json'))).toMatchObject({ code: 0, stderr: '', stdout: expect.stringMatching(/joined\n[^]*add3 +0.7 [^]*rotl2 +0.3 [^]*down_proj +4 +16 -> 4 /) as string })
+    for (const name of ['adapter_model.safetensors', 'adapter_config.json']) expect(await hexDigest(await readFile(join(folder, 'joined', name)))).toBe(await hexDigest(await readFile(join(folder, 'whole', name))))
+    const [whole, joined] = [await reportOf('whole.json'), await reportOf('joined.json')]
+    expect(joined).toMatchObject({ recipe: whole.recipe, inputs: whole.inputs, outputs: whole.outputs, notices: whole.notices, modules: whole.modules.map(({ module, relativeError, clusters }) => ({ module, relativeError, clusters })) })
+    const validate = new Ajv({ strict: false }).compile(JSON.parse(await readFile('docs/report.schema.json', 'utf8')) as object)
+    expect({ valid: validate(joined), errors: validate.errors }).toEqual({ valid: true, errors: null })
+    // Parts as files, in any order.
+    const files = (await readdir(join(folder, 'parts'))).map(name => join(folder, 'parts', name)).reverse()
+    expect(await run('join', ...files, '-o', join(folder, 'again'), '--json')).toMatchObject({ code: 0, stdout: expect.stringContaining('"totals"') as string })
+    expect((await readdir(folder)).sort()).toEqual(['again', 'joined', 'joined.json', 'parts', 'whole', 'whole.json'])
+  })
+
   it('takes weights and ranks of parts of the model, and rules for ranks', async () => {
     const output = join(folder, 'merged')
     const parts = ['--weight', 'rotl2:*self_attn*=0', '--weight', '1:*mlp*=0.5', '--module-rank', '*up_proj=3', '--rank', '5']
@@ -274,6 +295,13 @@ describe('command line', () => {
       ['merge', 'examples/add3', '-o', output, '--format', 'pickle'],
       ['merge', 'examples/add3', '-o', output, '--format', 'onnx', '--onnx-names', '{module}.a'],
       ['merge', 'examples/add3', '-o', output, '--format', 'onnx', '--onnx-layout', 'rows'],
+      ['merge', 'examples/add3', '-o', output, '--shard', '2'],
+      ['merge', 'examples/add3', '-o', output, '--shard', '0/3'],
+      ['merge', 'examples/add3', '-o', output, '--shard', '4/3'],
+      ['merge', 'examples/add3', '-o', output, '--shard', '1/3', '--report', join(folder, 'report.json')],
+      ['join', '-o', output],
+      ['join', 'examples/add3'],
+      ['batch'],
       ['convert', 'examples/add3', '-o', output],
       ['convert', 'examples/add3', '-o', output, '--format', 'same'],
       ['convert', 'examples/add3', 'examples/rotl2', '-o', output, '--format', 'mlx'],

@@ -32,7 +32,7 @@ it('the Node example runs', async () => {
   expect(stdout).toMatch(/^28 modules, 3\d{5} bytes\n[^]*lora_A\.weight \[ 8, 352 \][^]*relative error 0\.\d+/)
 })
 
-it('the commands run', async () => {
+it('the commands run', { timeout: 120_000 }, async () => {
   const commands = blocks.filter(({ language }) => language === 'sh').flatMap(({ text }) => text.split('\n').filter(line => line.startsWith('lora-lego ')))
   expect(commands.length).toBeGreaterThanOrEqual(4)
   for (const command of commands) {

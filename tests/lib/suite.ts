@@ -73,6 +73,20 @@ export function defineSuite({ threads, example }: Platform): void {
       expect(progress).toEqual([...progress].sort((x, y) => x - y))
     })
 
+    it('computes parts, and joins them to the same bytes', async () => {
+      const parts: File[] = []
+      for (const index of [1, 2, 3]) parts.push(...(await merger.merge(examples, { method: 'lego', rank: 8 }, { shard: { index, of: 3 } })).files)
+      expect(parts.map(({ name }) => name)).toEqual([1, 2, 3].map(index => `part-0000${index}-of-00003.safetensors`))
+      const { files, tensors, report } = await merger.join([parts[1] as File, await (parts[0] as File).arrayBuffer(), new Blob([parts[2] as File])], { hashes: true })
+      const bytes = await (files[0] as File).arrayBuffer()
+      expect(await dataHash(bytes)).toBe(expectedHash)
+      expect([...tensors.keys()]).toEqual([...parse(bytes).keys()])
+      expect(report.outputs[0]?.sha256).toBe(await hexDigest(bytes))
+      const error = await failure(merger.join(parts.slice(1)))
+      expect(error).toMatchObject({ code: 'bad_part' })
+      expect(error.message).toContain('part 1 of 3 is missing')
+    })
+
     it('takes files, blobs, buffers and views, and leaves the caller his buffers', async () => {
       const [tensors, settings] = examples[0] as [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>]
       const offset = new Uint8Array(tensors.length + 5)

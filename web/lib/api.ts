@@ -3,14 +3,17 @@
 
 import { comparisonOf, type Comparison } from './comparison.js'
 import { MergeError } from './error.js'
+import { namesFile } from './file-names.js'
 import { extraKinds, formats, methods, version, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
-import { resolveBase, resolveInput, type MergeInput, type Source } from './input.js'
+import { resolveBase, resolveInput, resolveParts, type MergeInput, type Source } from './input.js'
 import type { CallOptions } from './lane.js'
+import { mostShards, type Shard } from './part.js'
 import type { Platform, WorkerSettings } from './platform.js'
 import { Pool } from './pool.js'
 import type { AdapterData, Effort, Job, OnnxLayout, PlanData, Policies, Progress } from './protocol.js'
 import { resultOf, type MergeResult } from './result.js'
 import type { OutputReference } from './sink.js'
+import type { FileReference } from './source.js'
 
 /** How adapters are to be merged. Everything has a default; options of other methods are refused. */
 export interface Recipe extends MethodOptions {
@@ -86,6 +89,12 @@ export interface MergeOptions {
    * (`lora_lego`): every input is read once more. Default: false.
    */
   readonly hashes?: boolean
+  /**
+   * Computes only this part of the merge, as one file that join() puts together with the others: many machines can
+   * share a merge. All must have the same inputs, recipe, `hashes` and version of this library. The result is that
+   * file (in Node, `output` is its folder, or its name in .safetensors), without `tensors`; its report is of this part.
+   */
+  readonly shard?: Shard
 }
 
 export interface MergerOptions {
@@ -109,6 +118,9 @@ export interface MergerOptions {
   /** `reference` runs the readable kernels: the same bytes, about ten times slower. For checks and benchmarks. */
   readonly kernels?: 'fast' | 'reference'
 }
+
+/** Where joining parts writes to, and how its call is watched. `hashes`: those of the outputs; the inputs' are there if the parts have them. */
+export type JoinOptions = Omit<MergeOptions, 'shard'>
 
 /** What an adapter file holds. */
 export type Inspection = AdapterData
@@ -141,6 +153,12 @@ export interface Merger {
    * can say their scales; otherwise scales are folded into them. Rejects as merge().
    */
   convert(input: MergeInput, conversion: Conversion, options?: MergeOptions): Promise<MergeResult>
+  /**
+   * Puts the parts of one merge together, in any order: the bytes and the report of the whole merge, but for times and
+   * memory. In Node a part may also be a path, of a folder with all of them too. Rejects with bad_part where they are
+   * not all parts of one merge.
+   */
+  join(parts: Source | readonly Source[], options?: JoinOptions): Promise<MergeResult>
   /** Ends the worker and gives its memory back; open calls reject with `closed`. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -153,6 +171,7 @@ export interface Api {
   plan: Merger['plan']
   merge: Merger['merge']
   convert: Merger['convert']
+  join: Merger['join']
 }
 
 const mostWorkers = 64
@@ -182,10 +201,14 @@ export function defineApi(platform: Platform): Api {
       if (closed) throw new MergeError({ code: 'closed', message: 'this merger was closed' })
       return pool.call(name, args, options)
     }
-    const run = async (job: Job, { output: target, hashes = false, ...options }: MergeOptions): Promise<MergeResult> => {
+    const checkedOutput = async (target: Output | undefined, inputs: readonly FileReference[]): Promise<{ output: OutputReference; lines: readonly Transferable[] }> => {
       const output = outputOf(platform, target)
-      await platform.checkOutput?.(output, job.adapters.flatMap(({ tensors, config }) => (config ? [tensors, config] : [tensors])))
-      const lines = output.kind === 'stream' ? [output.stream] : []
+      await platform.checkOutput?.(output, inputs)
+      return { output, lines: output.kind === 'stream' ? [output.stream] : [] }
+    }
+    const run = async (whole: Job, { output: target, hashes = false, shard, ...options }: MergeOptions): Promise<MergeResult> => {
+      const job = shard === undefined ? whole : { ...whole, shard: checkedShard(shard, target) }
+      const { output, lines } = await checkedOutput(target, job.adapters.flatMap(({ tensors, config }) => (config ? [tensors, config] : [tensors])))
       return resultOf(job, await call('merge', { job, effort, output, hashes }, { ...(options satisfies CallOptions), lines }))
     }
     const close = async (): Promise<void> => {
@@ -218,6 +241,12 @@ export function defineApi(platform: Platform): Api {
       async convert(input, conversion, options = {}) {
         return run({ ...(await jobOf(platform, [input], { ...conversion, method: 'cat' })), keepScales: true }, options)
       },
+      async join(parts, { output: target, hashes = false, ...options } = {}) {
+        const files = await resolveParts(platform, parts)
+        const { output, lines } = await checkedOutput(target, files)
+        const { job, ...outcome } = await call('join', { parts: files, output, hashes }, { ...(options satisfies CallOptions), lines })
+        return resultOf(job, outcome)
+      },
       close,
       [Symbol.asyncDispose]: close,
     }
@@ -239,6 +268,7 @@ export function defineApi(platform: Platform): Api {
     plan: (inputs, recipe, options) => once(merger => merger.plan(inputs, recipe, options)),
     merge: (inputs, recipe, options) => once(merger => merger.merge(inputs, recipe, options)),
     convert: (input, conversion, options) => once(merger => merger.convert(input, conversion, options)),
+    join: (parts, options) => once(merger => merger.join(parts, options)),
   }
 }
 
@@ -287,6 +317,13 @@ function checkWhole(name: string, value: number | undefined, least: number, most
   throw new MergeError({ code: 'bad_option', message: `${name} must be a whole number from ${least} to ${most}, not ${value}` })
 }
 
+function checkedShard({ index, of }: Shard, output: Output | undefined): Shard {
+  if (!(Number.isInteger(of) && of >= 1 && of <= mostShards)) throw new MergeError({ code: 'bad_option', message: `a merge has from 1 to ${mostShards} shards, not ${String(of)}` })
+  if (!(Number.isInteger(index) && index >= 1 && index <= of)) throw new MergeError({ code: 'bad_option', message: `shards are counted from 1: of ${of} there is none with the number ${String(index)}` })
+  if (typeof output === 'string' && namesFile(output) && !output.endsWith('.safetensors')) throw new MergeError({ code: 'bad_option', message: `'${output}': a part of a merge is a safetensors file; give the name of a folder, or one in .safetensors` })
+  return { index, of }
+}
+
 function checkedRank(rank: number | undefined): number | undefined {
   if (rank === undefined || (Number.isInteger(rank) && rank >= 1 && rank <= 0xffff)) return rank
   throw new MergeError({ code: 'bad_rank', message: `rank must be a whole number from 1 on, not ${String(rank)}` })
@@ -303,4 +340,4 @@ function rankRuleOf(rank: Recipe['rank']): Job['rankRule'] {
   return { kind: entry[0], value: entry[1] }
 }
 
-export { extraKinds, formats, methods, version, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions, type OnnxLayout, type Policies, type Progress }
+export { extraKinds, formats, methods, version, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions, type OnnxLayout, type Policies, type Progress, type Shard }

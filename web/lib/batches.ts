@@ -13,13 +13,14 @@ export interface CoreUse {
   readonly lanes: number
   /** Bytes that the merge may take; 0: no limit. */
   readonly memory: number
-  readonly batchBytes: number
+  /** Runs on other machines, or at other times, with which this one shares the batches. */
+  readonly shards: number
 }
 
 /** Batches that are worked on at a time: with threads one more than the one that is waited for, so that none idles. */
 const depthOf = (threads: number): number => (threads > 1 ? 2 : 1)
 
-export function footprintOf({ threads, isDirect, lanes, memory, batchBytes }: CoreUse): FootprintValue {
+export function footprintOf({ threads, isDirect, lanes, memory, shards }: CoreUse): FootprintValue {
   return {
     threads,
     // What is read directly needs a place of its own.
@@ -27,7 +28,8 @@ export function footprintOf({ threads, isDirect, lanes, memory, batchBytes }: Co
     // One that is read, and one that the collector has not taken yet.
     readBuffers: isDirect ? 0 : 2,
     lanes,
-    batchBytes,
+    shards,
+    batchBytes: 0,
     memoryBytes: memory,
   }
 }

@@ -11,6 +11,7 @@ const libraryErrorCodes = {
   not_supported: 'This browser or runtime lacks something that the merge needs.',
   asset_not_found: 'A file of the library itself could not be loaded.',
   worker_failed: 'The worker died before it answered.',
+  bad_part: 'A part of a merge is damaged, missing, given twice or of another merge.',
   closed: 'The merger was closed.',
 } as const
 

@@ -17,9 +17,11 @@ export const plan = api.plan
 export const merge = api.merge
 /** Writes an adapter in another format. See Merger.convert. */
 export const convert = api.convert
+/** Puts the parts of one merge together. See Merger.join. */
+export const join = api.join
 
 export { extraKinds, formats, methods, version } from './api.js'
-export type { CompareOptions, Conversion, ExtraKind, FormatInfo, FormatName, Inspection, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Output, Policies, Progress, RankRule, Recipe } from './api.js'
+export type { CompareOptions, Conversion, ExtraKind, FormatInfo, FormatName, Inspection, JoinOptions, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Output, Policies, Progress, RankRule, Recipe, Shard } from './api.js'
 export type { Advice, Reason } from './advice.js'
 export { worstModules } from './comparison.js'
 export type { Comparison, ModuleComparison, Relations } from './comparison.js'

@@ -3,6 +3,7 @@
 import { MergeError } from './error.js'
 import { namesFile, withoutEnding } from './file-names.js'
 import { formats } from './generated/registry.js'
+import { namesPart, partName } from './part.js'
 import type { Platform } from './platform.js'
 import type { AdapterReference } from './protocol.js'
 import type { FileReference } from './source.js'
@@ -69,6 +70,27 @@ export async function resolveInput(platform: Platform, input: MergeInput, index:
 export async function resolveBase(platform: Platform, base: Source | readonly Source[]): Promise<FileReference[]> {
   const parts = Array.isArray(base) ? (base as readonly Source[]) : [base as Source]
   return (await Promise.all(parts.map(part => baseFiles(platform, part)))).flat()
+}
+
+/** Files of parts; of a folder, those that are called as parts are. */
+export async function resolveParts(platform: Platform, parts: Source | readonly Source[]): Promise<FileReference[]> {
+  const given = Array.isArray(parts) ? (parts as readonly Source[]) : [parts as Source]
+  const found = await Promise.all(
+    given.map(async (part, index) => {
+      if (typeof part !== 'string' && !(part instanceof URL)) {
+        const file = fileFrom(part, index)
+        return [{ ...file, name: file.name || `part file ${index + 1}` }]
+      }
+      if (!platform.resolvePath) throw bad(`part file ${index + 1} is a path or an address; in a browser, give File or Blob objects`)
+      const { files, isFolder } = await platform.resolvePath(part)
+      if (!isFolder) return files.slice(0, 1)
+      const those = files.filter(({ name }) => namesPart(baseName(name)))
+      if (those.length === 0) throw bad(`'${String(part)}' holds no parts of a merge (${partName({ index: 1, of: 2 })} and others)`, String(part))
+      return those
+    }),
+  )
+  if (found.length === 0) throw bad('no part files were given')
+  return found.flat()
 }
 
 /** A file, or what a folder holds of a base model: its config.json, or else GGUF files, and its weights. */

@@ -45,5 +45,6 @@ export interface Platform {
 /** A path, resolved: the files of a folder, or one file with those beside it that belong to it. */
 export interface PathFiles {
   readonly label: string
+  readonly isFolder: boolean
   readonly files: readonly FileReference[]
 }

@@ -4,6 +4,8 @@
 import type { ErrorData } from './error.js'
 import type { AdapterValue, ModuleRankValue, ModuleWeightValue, PlanValue, ReportValue, SurveyValue, TensorValue } from './generated/core-single.mjs'
 import type { ExtraKind, Policy, MethodName, MethodOptions } from './generated/registry.js'
+import type { Shard } from './part.js'
+import type { ReportedJob } from './result.js'
 import type { FileReference } from './source.js'
 import type { OutputReference, SinkResult } from './sink.js'
 
@@ -52,12 +54,17 @@ export interface Job {
   /** Converting: the only adapter's scales are written as they are. */
   readonly keepScales: boolean
   readonly options: MethodOptions
+  /** Only this part of the merge, written as a part file. */
+  readonly shard?: Shard
 }
 
 /** What a finished merge leaves. */
 export interface MergeOutcome {
   readonly plan: PlanData
+  /** One for each module of the plan. */
   readonly modules: readonly ReportValue[]
+  /** Of a shard: the numbers of its modules, which alone have a report, and the size of its file in bytes. */
+  readonly part?: { readonly modules: readonly number[]; readonly bytes: number }
   readonly output: SinkResult
   readonly seconds: number
   readonly threads: number
@@ -65,6 +72,11 @@ export interface MergeOutcome {
   readonly memoryBytes: number
   /** SHA-256, in hexadecimal, of the adapters' tensor files and of the output files, if they were asked for. */
   readonly hashes?: { readonly inputs: readonly string[]; readonly outputs: readonly string[]; readonly seconds: number }
+}
+
+/** What joining parts leaves: what their merge would have, and its job, as far as a report needs it. */
+export interface JoinOutcome extends MergeOutcome {
+  readonly job: ReportedJob
 }
 
 /** What a look at the weights leaves: the plan with ranks that they suggest, and one survey for each of its modules. */
@@ -102,6 +114,7 @@ export interface Calls {
   merge: { in: { readonly job: Job; readonly effort: Effort; readonly output: OutputReference; readonly hashes: boolean }; out: MergeOutcome }
   /** Takes part in a call of another worker, over a line to that. */
   assist: { in: { readonly job: Job; readonly effort: Effort; readonly request: AssistRequest; readonly port: MessagePort }; out: undefined }
+  join: { in: { readonly parts: readonly FileReference[]; readonly output: OutputReference; readonly hashes: boolean }; out: JoinOutcome }
 }
 export type CallName = keyof Calls
 

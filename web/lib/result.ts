@@ -3,6 +3,7 @@
 import type { ReportValue } from './generated/core-single.mjs'
 import { version } from './generated/registry.js'
 import { namesFile } from './file-names.js'
+import { partName, type Shard } from './part.js'
 import type { SinkResult } from './sink.js'
 import type { Job, MergeOutcome, PlanData, TensorValue } from './protocol.js'
 import { cosineOf, pairMatrix, totalCosine, type PairValue } from './totals.js'
@@ -76,6 +77,12 @@ export interface ModuleReport {
   readonly seconds: number
 }
 
+/** What a report needs of a job. */
+export interface ReportedJob extends Pick<Job, 'method' | 'rank' | 'rankRule' | 'moduleRanks' | 'seed' | 'scale' | 'dtype' | 'format' | 'options' | 'weights' | 'moduleWeights'> {
+  readonly adapters: readonly { readonly label: string; readonly tensors: { readonly name: string } }[]
+  readonly shard?: Shard
+}
+
 export interface FileReport {
   readonly name: string
   readonly bytes: number
@@ -89,6 +96,8 @@ export interface MergeReport {
   readonly schemaVersion: 1
   /** Of the library that merged. */
   readonly version: string
+  /** Of one part of a merge: which of how many. Its `modules` and `totals` are then those of this part alone. */
+  readonly shard?: Shard
   /** The recipe with its defaults. */
   readonly recipe: Pick<Job, 'method' | 'rank' | 'rankRule' | 'moduleRanks' | 'seed' | 'scale' | 'dtype' | 'format' | 'options'>
   readonly inputs: readonly { readonly name: string; readonly weight: number; readonly moduleWeights: Readonly<Record<string, number>>; readonly file: FileReport }[]
@@ -113,7 +122,7 @@ export interface MergeReport {
     readonly nearZero: number
     readonly inputBytes: number
     readonly outputBytes: number
-    /** Wall time from the first byte read to the last one written. */
+    /** Wall time from the first byte read to the last one written; of parts that were joined, their sum. */
     readonly seconds: number
     /** Wall time that hashing inputs and outputs took on top of that, where hashes were asked for. */
     readonly hashSeconds: number
@@ -137,12 +146,13 @@ export interface MergeResult {
   readonly report: MergeReport
 }
 
-export function resultOf(job: Job, outcome: MergeOutcome): MergeResult {
+export function resultOf(job: ReportedJob, outcome: MergeOutcome): MergeResult {
   const files = 'files' in outcome.output ? outcome.output.files.map(({ name, blob }) => new File([blob], name)) : []
   const [tensorFile] = files
   return {
     files,
-    tensors: new Map(tensorFile ? outcome.plan.tensors.map(tensor => [tensor.name, tensorOf(tensorFile, tensor)]) : []),
+    // A part has bytes of them only.
+    tensors: new Map(tensorFile && !job.shard ? outcome.plan.tensors.map(tensor => [tensor.name, tensorOf(tensorFile, tensor)]) : []),
     report: reportOf(job, outcome),
   }
 }
@@ -154,17 +164,19 @@ function tensorOf(file: Blob, { dtype, shape, begin, end }: TensorValue): Merged
 }
 
 /** A single file that was written to a path is called as that says. */
-function writtenName(output: SinkResult, plan: PlanData): string {
-  return 'path' in output && namesFile(output.path) ? (output.path.split(/[\\/]/).at(-1) as string) : plan.tensorFile
+function writtenName(output: SinkResult, name: string): string {
+  return 'path' in output && namesFile(output.path) ? (output.path.split(/[\\/]/).at(-1) as string) : name
 }
 
-function reportOf(job: Job, { plan, modules, output, seconds, threads, lanes, memoryBytes, hashes }: MergeOutcome): MergeReport {
-  const merged = plan.modules.map((planned, i) => moduleReport(planned, modules[i] as ReportValue))
-  const { method, rank, rankRule, moduleRanks, seed, scale, dtype, format, options } = job
+function reportOf(job: ReportedJob, { plan, modules, part, output, seconds, threads, lanes, memoryBytes, hashes }: MergeOutcome): MergeReport {
+  const numbers = part?.modules ?? plan.modules.keys()
+  const merged = [...numbers].map(i => moduleReport(plan.modules[i] as PlanData['modules'][number], modules[i] as ReportValue))
+  const { shard, method, rank, rankRule, moduleRanks, seed, scale, dtype, format, options } = job
   const file = (name: string, bytes: number, sha256: string | undefined): FileReport => ({ name, bytes, ...(sha256 !== undefined && { sha256 }) })
   return {
     schemaVersion: 1,
     version,
+    ...(shard && { shard }),
     recipe: { method, rank, rankRule, moduleRanks, seed, scale, dtype, format, options },
     inputs: job.adapters.map(({ label, tensors }, i) => ({
       name: label,
@@ -173,14 +185,14 @@ function reportOf(job: Job, { plan, modules, output, seconds, threads, lanes, me
       file: file(tensors.name, plan.fileSizes[i] ?? 0, hashes?.inputs[i]),
     })),
     outputs: [
-      file(writtenName(output, plan), plan.outputBytes, hashes?.outputs[0]),
-      ...(plan.configFile === '' ? [] : [file(plan.configFile, new TextEncoder().encode(plan.config).length, hashes?.outputs[1])]),
+      part && shard ? file(writtenName(output, partName(shard)), part.bytes, hashes?.outputs[0]) : file(writtenName(output, plan.tensorFile), plan.outputBytes, hashes?.outputs[0]),
+      ...(plan.configFile === '' || part ? [] : [file(plan.configFile, new TextEncoder().encode(plan.config).length, hashes?.outputs[1])]),
     ],
     modules: merged,
     totals: {
       ...qualityTotals(merged, job.adapters.length),
       inputBytes: plan.inputBytes,
-      outputBytes: plan.outputBytes,
+      outputBytes: part?.bytes ?? plan.outputBytes,
       seconds,
       hashSeconds: hashes?.seconds ?? 0,
       threads,

@@ -4,11 +4,12 @@ import { BatchRunner, footprintOf, heapBytes, type CoreUse } from './batches.js'
 import { OrderedBatches } from './claims.js'
 import { checkCore } from './core-error.js'
 import { cancelledError, MergeError } from './error.js'
-import type { AdapterValue, BatchValue, MainModule, PlanValue, ReadValue, ReportValue, Session, SurveyValue } from './generated/core-single.mjs'
+import type { AdapterValue, MainModule, PlanValue, ReadValue, ReportValue, Session, SurveyValue } from './generated/core-single.mjs'
 import { methods } from './generated/registry.js'
 import { hashOf, type CreateHasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
 import { helpLeader, leadHelper, type BatchResult } from './lanes.js'
+import { batchesOf, fingerprintOf, modulesOf, numbered, partName, PartSink, type NumberedBatch } from './part.js'
 import type { AdapterData, AdapterReference, AssistRequest, CancelFlag, ComparisonData, Effort, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
 import type { OpenSink, OutputReference } from './sink.js'
@@ -40,7 +41,7 @@ export interface Listener {
   readonly helpers: (request: AssistRequest, count: number) => Promise<readonly MessagePort[]>
 }
 
-function checkCancelled(listener: Listener): void {
+export function checkCancelled(listener: Listener): void {
   if (listener.cancelled()) throw cancelledError()
 }
 
@@ -64,7 +65,7 @@ function checkedAdapter({ error, alphas, ...adapter }: AdapterValue): { adapter:
 }
 
 /** The first bytes of a file that the core needs: how many, it says bit by bit. */
-async function readHeader(tools: Tools, source: ByteSource): Promise<Uint8Array> {
+export async function readHeader(tools: Tools, source: ByteSource): Promise<Uint8Array> {
   let bytes = await source.read(0, Math.min(8, source.size))
   for (;;) {
     const needed = tools.core.headerNeeds(source.name, bytes, source.size)
@@ -107,9 +108,9 @@ async function readWhole(source: ByteSource): Promise<Uint8Array> {
 
 const isShared = ({ buffer }: WebAssembly.Memory): boolean => typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer
 
-function useOf(tools: Tools, { lanes, memory }: Effort): CoreUse {
+function useOf(tools: Tools, { lanes, memory }: Effort, job?: Job): CoreUse {
   const isDirect = tools.readsIntoMemory && isShared(tools.core.wasmMemory as WebAssembly.Memory)
-  return { threads: tools.settings.threads, isDirect, lanes, memory, batchBytes: 0 }
+  return { threads: tools.settings.threads, isDirect, lanes, memory, shards: job?.shard?.of ?? 1 }
 }
 
 /** Runs `work` with a session and open files, both of which end with it. */
@@ -134,12 +135,12 @@ async function openAll(tools: Tools, session: Session, sources: ByteSource[], jo
 
 interface CheckedPlan {
   readonly plan: PlanData
-  readonly batches: BatchValue[]
+  readonly batches: readonly NumberedBatch[]
 }
 
 function checkedPlan({ error, batches, ...plan }: PlanValue): CheckedPlan {
   checkCore(error)
-  return { plan, batches }
+  return { plan, batches: numbered(batches) }
 }
 
 function makePlan(session: Session, job: Job, inputHashes: readonly string[] = []): CheckedPlan {
@@ -177,7 +178,7 @@ export async function inspect(tools: Tools, adapter: AdapterReference): Promise<
 }
 
 export async function plan(tools: Tools, job: Job, effort: Effort, listener: Listener): Promise<PlanData> {
-  return withSession(tools, useOf(tools, effort), async (session, sources) => {
+  return withSession(tools, useOf(tools, effort, job), async (session, sources) => {
     await openAll(tools, session, sources, job, listener)
     return makePlan(session, job).plan
   })
@@ -207,14 +208,14 @@ function resultOf(session: Session, isSurvey: boolean, batch: number, bytes: Uin
 }
 
 /**
- * Runs a plan's batches, in this worker and in as many helpers as the plan has further lanes; `pass` takes what comes
+ * Runs a plan's batches, or `own` of them, in this worker and in as many helpers as the plan has further lanes; `pass` takes what comes
  * of each, in file order. Returns the bytes of memory of all that took part.
  */
-async function runBatches(tools: Tools, session: Session, sources: readonly ByteSource[], { plan, batches: planned }: CheckedPlan, use: CoreUse, { isSurvey, inputHashes, energies }: Pass, listener: Listener, pass: (batch: BatchValue, result: BatchResult) => Promise<void>): Promise<number> {
-  const helpers = Math.min(plan.lanes, planned.length) - 1
+async function runBatches(tools: Tools, session: Session, sources: readonly ByteSource[], { plan, batches: planned }: CheckedPlan, own: readonly NumberedBatch[], use: CoreUse, { isSurvey, inputHashes, energies }: Pass, listener: Listener, pass: (batch: NumberedBatch, result: BatchResult) => Promise<void>): Promise<number> {
+  const helpers = Math.min(plan.lanes, own.length) - 1
   // As the core counts on (src/job/memory.cpp, bytesOfAll).
   const window = 3 * plan.lanes + 2
-  const batches = new OrderedBatches<BatchResult>([...planned.keys()], window, (batch, result) => pass(planned[batch] as BatchValue, result))
+  const batches = new OrderedBatches<BatchResult>(own.map(({ number }) => number), window, (batch, result) => pass(planned[batch] as NumberedBatch, result))
   listener.onCancel(error => batches.abort(error))
   const runner = new BatchRunner(session, sources, planned, use)
   const ports = helpers > 0 ? await listener.helpers({ isSurvey, inputHashes, energies }, helpers) : []
@@ -240,7 +241,7 @@ async function runBatches(tools: Tools, session: Session, sources: readonly Byte
 
 /** Takes part in another worker's call, until that has no more to hand out. */
 export async function assist(tools: Tools, job: Job, effort: Effort, { isSurvey, inputHashes, energies }: AssistRequest, port: MessagePort, listener: Listener): Promise<void> {
-  const use = useOf(tools, effort)
+  const use = useOf(tools, effort, job)
   return withSession(tools, use, async (session, sources) => {
     await openAll(tools, session, sources, job, listener)
     const first = makePlan(session, job, inputHashes)
@@ -265,7 +266,7 @@ interface Survey {
 async function survey(tools: Tools, session: Session, sources: readonly ByteSource[], first: CheckedPlan, use: CoreUse, inputHashes: readonly string[], progress: (bytesSeen: number, modulesSeen: number) => void, listener: Listener): Promise<Survey> {
   const surveys: SurveyValue[] = []
   let bytes = 0
-  await runBatches(tools, session, sources, first, use, { isSurvey: true, inputHashes, energies: [] }, listener, async (batch, result) => {
+  await runBatches(tools, session, sources, first, first.batches, use, { isSurvey: true, inputHashes, energies: [] }, listener, async (batch, result) => {
     surveys.push(...result.surveys)
     bytes += batch.inputBytes
     progress(bytes, surveys.length)
@@ -274,11 +275,11 @@ async function survey(tools: Tools, session: Session, sources: readonly ByteSour
   return { planned: chooseRanks(session, energies), surveys, energies }
 }
 
-const sizeOf = (batches: readonly BatchValue[]): number => batches.reduce((sum, batch) => sum + batch.inputBytes, 0)
+const sizeOf = (batches: readonly NumberedBatch[]): number => batches.reduce((sum, batch) => sum + batch.inputBytes, 0)
 
 /** `job` must leave the ranks to the weights. */
 export async function compare(tools: Tools, job: Job, effort: Effort, listener: Listener): Promise<ComparisonData> {
-  const use = useOf(tools, effort)
+  const use = useOf(tools, effort, job)
   return withSession(tools, use, async (session, sources) => {
     shareCancelFlag(tools, session, listener)
     await openAll(tools, session, sources, job, listener)
@@ -292,7 +293,7 @@ export async function compare(tools: Tools, job: Job, effort: Effort, listener: 
 
 export async function merge(tools: Tools, job: Job, effort: Effort, output: OutputReference, wantsHashes: boolean, listener: Listener): Promise<MergeOutcome> {
   const start = performance.now()
-  const use = useOf(tools, effort)
+  const use = useOf(tools, effort, job)
   return withSession(tools, use, async (session, sources) => {
     shareCancelFlag(tools, session, listener)
     await openAll(tools, session, sources, job, listener)
@@ -310,50 +311,57 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
     if (wantsHashes) for (const source of sources.slice(0, job.adapters.length)) inputHashes.push(await hash(source))
     // With the hashes, which the output's metadata repeats.
     if (wantsHashes) first = makePlan(session, job, inputHashes)
-    const modules = first.plan.modules.length
-    const passes = first.plan.ranksAreKnown ? 1 : 2
-    const total = passes * sizeOf(first.batches)
+    const modules = modulesOf(batchesOf(job.shard, first.batches))
+    // A survey is always of all modules.
+    const surveyBytes = first.plan.ranksAreKnown ? 0 : sizeOf(first.batches)
+    const total = surveyBytes + sizeOf(batchesOf(job.shard, first.batches))
     // 1 is kept for the moment when the result is complete.
-    const progress = (bytes: number, modulesDone: number): void => listener.progress({ fraction: Math.min(bytes / total, 0.999), modulesDone, modules })
+    const progress = (bytes: number, modulesDone: number): void => listener.progress({ fraction: Math.min(bytes / total, 0.999), modulesDone, modules: modules.length })
     const { planned, energies } = first.plan.ranksAreKnown ? { planned: first, energies: [] } : await survey(tools, session, sources, first, use, inputHashes, bytes => progress(bytes, 0), listener)
     const { plan } = planned
-    const sink = await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile])
+    const own = batchesOf(job.shard, planned.batches)
+    const part = await openPart(tools, session, job, planned, output, inputHashes)
+    const sink = part ?? (await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile]))
     try {
-      if (!sink.readsBack && (wantsHashes || session.outputHashes().areWritten)) {
+      if (!sink.readsBack && (part || wantsHashes || session.outputHashes().areWritten)) {
         throw new MergeError({ code: 'not_supported', message: 'hashes are made by reading the result once more, which a stream does not allow: write to a file or to memory, or leave out hashes (kohya: metadata)' })
       }
       await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
       await sink.write(session.outputHeader())
+      // Of a shard's modules only.
       const reports: ReportValue[] = []
-      let bytesDone = total - total / passes
-      const memoryBytes = await runBatches(tools, session, sources, planned, use, { isSurvey: false, inputHashes, energies }, listener, async (batch, result) => {
+      let bytesDone = surveyBytes
+      let modulesDone = 0
+      const memoryBytes = await runBatches(tools, session, sources, planned, own, use, { isSurvey: false, inputHashes, energies }, listener, async (batch, result) => {
         await sink.write(result.bytes)
-        reports.push(...result.reports)
+        for (const [i, report] of result.reports.entries()) reports[batch.firstModule + i] = report
         bytesDone += batch.inputBytes
-        progress(bytesDone, reports.length)
+        modulesDone += batch.modules
+        progress(bytesDone, modulesDone)
       })
       const hashes = session.outputHashes()
-      if (hashes.areWritten) await writeHashes(hashes, sink, tools.createHasher, checkpoint)
-      if (wantsHashes) outputHashes.push(await hash(await sink.written()))
+      if (hashes.areWritten && !part) await writeHashes(hashes, sink, tools.createHasher, checkpoint)
+      if (wantsHashes && !part) outputHashes.push(await hash(await sink.written()))
       if (plan.configFile !== '') {
         const config = new TextEncoder().encode(plan.config)
         await sink.begin({ name: plan.configFile, size: config.length })
         await sink.write(config)
-        if (wantsHashes) outputHashes.push(await hash(await sink.written()))
+        if (wantsHashes && !part) outputHashes.push(await hash(await sink.written()))
       }
       checkCancelled(listener)
       const seconds = (performance.now() - start) / 1000 - hashSeconds
+      const used = { seconds, threads: session.threads(), lanes: Math.max(1, Math.min(plan.lanes, own.length)), memoryBytes }
+      await part?.report({ ...used, hashSeconds, modules: modules.map(number => ({ number, report: reports[number] as ReportValue })) })
+      if (part && wantsHashes) outputHashes.push(await hash(await part.written()))
       const outcome = {
         plan,
         modules: reports,
+        ...(part && { part: { modules, bytes: (await part.written()).size } }),
         output: await sink.finish(),
-        seconds,
-        threads: session.threads(),
-        lanes: Math.min(plan.lanes, planned.batches.length),
-        memoryBytes,
+        ...used,
         ...(wantsHashes && { hashes: { inputs: inputHashes, outputs: outputHashes, seconds: hashSeconds } }),
       }
-      listener.progress({ fraction: 1, modulesDone: modules, modules })
+      listener.progress({ fraction: 1, modulesDone: modules.length, modules: modules.length })
       return outcome
     } catch (error) {
       await sink.abort()
@@ -362,8 +370,19 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
   })
 }
 
+/** The sink of one shard. */
+async function openPart(tools: Tools, session: Session, job: Job, { plan, batches }: CheckedPlan, output: OutputReference, inputHashes: readonly string[]): Promise<PartSink | undefined> {
+  const { shard } = job
+  if (!shard) return undefined
+  const header = session.outputHeader()
+  const headerBytes = header.length
+  const merge = await fingerprintOf(tools, job, plan, batches, header.slice(), inputHashes)
+  const inner = await tools.openSink(output, [partName(shard)])
+  return new PartSink(inner, tools.createHasher, { shard, merge, job, plan, hashes: session.outputHashes(), inputHashes, batches: batchesOf(shard, batches), headerBytes })
+}
+
 /** Lets messages in that have arrived, a cancel among them; promises alone would go on before them. */
-function nextTask(): Promise<void> {
+export function nextTask(): Promise<void> {
   return new Promise(resolve => {
     const { port1, port2 } = new MessageChannel()
     port1.onmessage = () => {

@@ -3,6 +3,7 @@
 
 import { cancelledError, MergeError, messageOf, type ErrorData } from './error.js'
 import type { MainModule } from './generated/core-single.mjs'
+import { join } from './join.js'
 import type { Progress, Reply, Request } from './protocol.js'
 import { assist, compare, inspect, merge, plan, type Listener, type Tools } from './run.js'
 
@@ -105,6 +106,8 @@ async function dispatch(tools: Tools, request: CallRequest, listener: Listener):
       return merge(tools, request.args.job, request.args.effort, request.args.output, request.args.hashes, listener)
     case 'assist':
       return assist(tools, request.args.job, request.args.effort, request.args.request, request.args.port, listener)
+    case 'join':
+      return join(tools, request.args.parts, request.args.output, request.args.hashes, listener)
   }
 }
 

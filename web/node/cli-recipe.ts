@@ -2,7 +2,8 @@
 
 import { basename, resolve } from 'node:path'
 import { CommanderError, InvalidArgumentError, Option, type Command } from 'commander'
-import { extraKinds, methods, type MethodOptions, type Policies, type RankRule, type Recipe, type WeightedInput } from './index.js'
+import { extraKinds, methods, type MethodOptions, type Policies, type RankRule, type Recipe, type Shard, type WeightedInput } from './index.js'
+import { mostShards } from '../lib/part.js'
 
 export interface CommonFlags {
   json?: boolean
@@ -87,6 +88,15 @@ export function onnxNames(text: string): [string, string] {
   const names = text.split(',')
   if (names.length !== 2 || !names.every(name => name.includes('{module}'))) throw new InvalidArgumentError('It must be two names with {module} in them, separated by a comma.')
   return names as [string, string]
+}
+
+/** "2/8": the second of eight. */
+export function shard(text: string): Shard {
+  const match = /^(\d+)\/(\d+)$/.exec(text)
+  const [index, of] = [Number(match?.[1]), Number(match?.[2])]
+  if (!match || of < 1 || of > mostShards) throw new InvalidArgumentError('It must have the form I/N, such as 2/8 for the second of eight.')
+  if (index < 1 || index > of) throw new InvalidArgumentError(`Shards are counted from 1: of ${of} there is none with the number ${index}.`)
+  return { index, of }
 }
 
 export function policies(text: string, earlier: Policies = {}): Policies {

@@ -2,6 +2,7 @@
 
 import { worstModules } from '../lib/comparison.js'
 import { errorNorm } from '../lib/result.js'
+import type { BatchEntry } from './batch.js'
 import type { Comparison, FormatInfo, Inspection, MergePlan, MergeReport, MethodInfo } from './index.js'
 
 /** 1234567 -> "1.23 MB" */
@@ -163,6 +164,30 @@ export function mergeText(output: string, report: MergeReport): string {
     moduleTable(modules) +
     bullets('note', notices)
   )
+}
+
+export function partText(output: string, { shard, inputs, outputs, modules, notices }: MergeReport): string {
+  return (
+    `${output}\n` +
+    lines([
+      ['part', `${shard?.index} of ${shard?.of}`],
+      ['from', inputs.map(({ name }) => name).join(', ')],
+      ['files', outputs.map(({ name, bytes }) => `${name} (${bytesText(bytes)})`).join(', ')],
+      ['modules', String(modules.length)],
+    ]) +
+    bullets('note', notices)
+  )
+}
+
+export function batchText({ state, line, output, modules, seconds }: BatchEntry): string {
+  const words = { done: 'done', failed: 'failed', kept: 'done before' }
+  return `${words[state].padEnd(11)}  line ${line}  ${output}${modules === undefined ? '' : `  (${modules} modules, ${seconds} s)`}\n`
+}
+
+export function batchTotalText(counts: Readonly<Record<BatchEntry['state'], number>>, lines: number, log: string | undefined): string {
+  const left = lines - counts.done - counts.failed - counts.kept
+  const parts = [`${counts.done} done`, `${counts.failed} failed`, `${counts.kept} done before`, ...(left > 0 ? [`${left} not tried`] : [])]
+  return `${parts.join(', ')}${log === undefined ? '' : `; log: ${log}`}\n`
 }
 
 export function convertText(output: string, { recipe, inputs, outputs, modules, notices, totals }: MergeReport): string {

@@ -2,12 +2,15 @@
 // The command line: arguments in, results on stdout, everything else on stderr.
 // Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
 
-import { writeFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
+import { text as textOf } from 'node:stream/consumers'
 import { Command, CommanderError, Option } from 'commander'
-import { createMerger, extraKinds, formats, MergeError, methods, version, type Comparison, type FormatName, type MergeReport, type Inspection, type MergeOptions, type Merger, type MergeResult, type Policies, type Recipe, type WeightedInput } from './index.js'
+import { createMerger, extraKinds, formats, MergeError, methods, version, type Comparison, type FormatName, type MergeReport, type Inspection, type MergeOptions, type Merger, type MergeResult, type Policies, type Recipe, type Shard, type WeightedInput } from './index.js'
 import { messageOf } from '../lib/error.js'
-import { dtypeOption, inputsOf, onnxNames, policies, recipeOf, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
-import { comparisonText, convertText, formatsText, inspectionText, mergeText, methodsText, planText } from './cli-text.js'
+import { BatchLog, filesOf, isUpToDate, readBatch, type BatchEntry, type BatchLine } from './batch.js'
+import { dtypeOption, inputsOf, onnxNames, policies, recipeOf, shard, usageError, withCommon, withRecipe, withWeights, type CommonFlags, type RecipeFlags } from './cli-recipe.js'
+import { batchText, batchTotalText, comparisonText, convertText, formatsText, inspectionText, mergeText, methodsText, partText, planText } from './cli-text.js'
 import { progressBar } from './progress-bar.js'
 
 interface OutputFlags extends CommonFlags {
@@ -20,7 +23,11 @@ interface OutputFlags extends CommonFlags {
   onnxLayout: 'matmul' | 'peft'
   metadata: boolean
 }
-interface MergeFlags extends RecipeFlags, OutputFlags {}
+interface MergeFlags extends RecipeFlags, OutputFlags {
+  shard?: Shard
+  hashes?: boolean
+}
+type WriteFlags = CommonFlags & Pick<OutputFlags, 'output' | 'report'> & Pick<MergeFlags, 'hashes'>
 interface ConvertFlags extends OutputFlags, Pick<RecipeFlags, 'dtype'> {}
 
 /** Runs `work` with a merger and a signal that the first interrupt aborts. */
@@ -83,11 +90,11 @@ async function compareAll(merger: Merger, inputs: readonly WeightedInput[], flag
 }
 
 /** Runs `work`, which writes a result, and says what came of it. */
-async function writeResult(flags: OutputFlags, text: (output: string, report: MergeReport) => string, work: (merger: Merger, options: MergeOptions) => Promise<MergeResult>): Promise<void> {
+async function writeResult(flags: WriteFlags, text: (output: string, report: MergeReport) => string, work: (merger: Merger, options: MergeOptions) => Promise<MergeResult>): Promise<void> {
   await withMerger(flags, async (merger, signal) => {
     const bar = progressBar()
     try {
-      const { report } = await work(merger, { output: flags.output, signal, onProgress: bar.update, hashes: flags.report !== undefined })
+      const { report } = await work(merger, { output: flags.output, signal, onProgress: bar.update, hashes: flags.hashes === true || flags.report !== undefined })
       bar.end()
       if (flags.report) await writeFile(flags.report, `${JSON.stringify(report, null, 2)}\n`)
       print(flags, { output: flags.output, ...report }, () => text(flags.output, report))
@@ -115,7 +122,70 @@ function writingOf({ metadata, onnxNames: names, onnxLayout: layout }: OutputFla
 
 async function mergeTo(inputs: readonly WeightedInput[], flags: MergeFlags): Promise<void> {
   const recipe = { ...recipeOf(flags), ...formatOf(flags), ...writingOf(flags) }
-  await writeResult(flags, mergeText, (merger, options) => merger.merge(inputs, recipe, options))
+  const { shard } = flags
+  if (shard && flags.report !== undefined) throw usageError('report', "a part has no report of its own: give --hashes to every shard, and --report to 'lora-lego join'")
+  await writeResult(flags, shard ? partText : mergeText, (merger, options) => merger.merge(inputs, recipe, { ...options, ...(shard && { shard }) }))
+}
+
+interface BatchFlags extends CommonFlags {
+  log?: string
+  failFast?: boolean
+}
+
+/** Merges one line. Rejects only if it is interrupted: a failure is an entry like success. */
+async function mergeLine(merger: Merger, { number, id, inputs, output, report: reportPath, recipe }: BatchLine, signal: AbortSignal): Promise<BatchEntry> {
+  const bar = progressBar()
+  const start = performance.now()
+  const entry = { recipe: id, line: number, output }
+  const times = (): Pick<BatchEntry, 'seconds' | 'ended'> => ({ seconds: Math.round(performance.now() - start) / 1000, ended: new Date().toISOString() })
+  try {
+    const { report } = await merger.merge(inputs, recipe, { output, signal, onProgress: bar.update, hashes: reportPath !== undefined })
+    if (reportPath !== undefined) {
+      await mkdir(dirname(reportPath), { recursive: true })
+      await writeFile(reportPath, `${JSON.stringify(report, null, 2)}\n`)
+    }
+    return { ...entry, state: 'done', files: filesOf(output, report), modules: report.modules.length, ...times() }
+  } catch (error) {
+    if (signal.aborted) throw error
+    return { ...entry, state: 'failed', error: error instanceof MergeError ? error.toJSON() : { code: 'write_failed', message: messageOf(error) }, ...times() }
+  } finally {
+    bar.end()
+  }
+}
+
+/** Merges line by line. Nothing is run if one line is wrong; what fails later does not stop the others, unless asked for. */
+async function runBatch(file: string, flags: BatchFlags): Promise<void> {
+  const isInput = file === '-'
+  const text = await (isInput ? textOf(process.stdin) : readFile(file, 'utf8')).catch((error: unknown) => {
+    throw new MergeError({ code: 'read_failed', message: `'${file}': could not be read (${messageOf(error)})`, file }, { cause: error })
+  })
+  const lines = readBatch(isInput ? 'standard input' : file, text, isInput ? process.cwd() : dirname(resolve(file)))
+  const logPath = flags.log ?? (isInput ? undefined : `${file}.log`)
+  const log = await BatchLog.open(logPath)
+  const counts = { done: 0, failed: 0, kept: 0 }
+  const count = (entry: BatchEntry): void => {
+    counts[entry.state]++
+    process.stdout.write(flags.json ? `${JSON.stringify(entry)}\n` : batchText(entry))
+    if (entry.error) process.stderr.write(`lora-lego: line ${entry.line}: ${entry.error.code}: ${entry.error.message}\n`)
+  }
+  try {
+    await withMerger(flags, async (merger, signal) => {
+      for (const line of lines) {
+        if (await isUpToDate(line, lines, log)) {
+          count({ recipe: line.id, line: line.number, output: line.output, state: 'kept' })
+          continue
+        }
+        const entry = await mergeLine(merger, line, signal)
+        await log.append(entry)
+        count(entry)
+        if (flags.failFast && counts.failed > 0) break
+      }
+    })
+  } finally {
+    await log.close()
+  }
+  if (!flags.json) process.stdout.write(batchTotalText(counts, lines.length, logPath))
+  if (counts.failed > 0) process.exitCode = 1
 }
 
 function defineProgram(): Command {
@@ -130,7 +200,23 @@ function defineProgram(): Command {
   withOutput(withWeights(withRecipe(program.command('merge'), everyMethod, everyMethod[0] as string)))
     .description('merge adapters into one')
     .argument('<adapters...>', 'folders of adapters, or their tensor files (a PEFT or MLX file with its adapter_config.json beside it)')
+    .option('--shard <i/n>', "compute only part I of N, to be put together by 'lora-lego join'; the output is then a folder that all parts may share, or the part's name in .safetensors", shard)
+    .option('--hashes', 'read the inputs once more and write their SHA-256 into the metadata, as --report does')
     .action((adapters: string[], flags: MergeFlags) => mergeTo(inputsOf(adapters, flags), flags))
+
+  withCommon(program.command('join'))
+    .description("put the parts of one merge together that 'lora-lego merge --shard' wrote: the same bytes as without")
+    .argument('<parts...>', 'part files, or folders with part-*.safetensors; all parts of the merge, in any order')
+    .requiredOption('-o, --output <path>', 'as for merge')
+    .option('--report <file>', 'write the full report of the merge, with hashes of the outputs, as JSON; those of the inputs are in it if --hashes was given to the shards')
+    .action((parts: string[], flags: WriteFlags) => writeResult(flags, mergeText, (merger, options) => merger.join(parts, options)))
+
+  withCommon(program.command('batch'))
+    .description('merge many times, one recipe a line; run again, it goes on where it ended, and tries again what failed')
+    .argument('<file>', 'JSON lines such as {"inputs": [{"source": "a", "weight": 0.7}, "b"], "output": "merged", "rank": 8}: the names of the library\'s Recipe, and report for a file; paths count from the folder of this file; - reads standard input')
+    .option('--log <file>', 'where it says what was done, as JSON lines (default: the file\'s name and .log; with - none)')
+    .option('--fail-fast', 'stop at the first merge that fails, instead of going on with the others')
+    .action((file: string, flags: BatchFlags) => runBatch(file, flags))
 
   withOutput(withRecipe(program.command('resize'), ['svd', 'lego', 'lego_delta', 'prune'], 'svd'))
     .description('give one adapter another rank')

@@ -98,14 +98,23 @@ class FolderSink implements Sink {
     if (namesFile(this.target)) {
       await rename(join(this.partial, this.#names[0] as string), this.target)
       await rm(this.partial, { recursive: true })
-    } else if (await stat(this.target).catch(() => undefined)) {
+    } else if ((await stat(this.target).catch(() => undefined)) || !(await this.#becomesTarget())) {
       // The folder is there: its other files stay, ours are replaced one by one.
       for (const name of this.#names) await rename(join(this.partial, name), join(this.target, name))
       await rm(this.partial, { recursive: true })
-    } else {
-      await rename(this.partial, this.target)
     }
     return { path: this.target }
+  }
+
+  /** False: another process has made the target in this moment, as shards do that share one. */
+  async #becomesTarget(): Promise<boolean> {
+    try {
+      await rename(this.partial, this.target)
+      return true
+    } catch (error) {
+      if (['ENOTEMPTY', 'EEXIST', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '') && (await stat(this.target).catch(() => undefined))) return false
+      throw error
+    }
   }
 
   async abort(): Promise<void> {

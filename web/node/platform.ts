@@ -66,11 +66,11 @@ async function resolvePath(given: string | URL): Promise<PathFiles> {
   const reference = (file: string): FileReference => ({ name: file, path: file })
   if (info.isDirectory()) {
     const names = (await readdir(path, { withFileTypes: true })).filter(entry => !entry.isDirectory()).map(entry => entry.name)
-    return { label: basename(resolve(path)), files: names.sort().map(name => reference(join(path, name))) }
+    return { label: basename(resolve(path)), isFolder: true, files: names.sort().map(name => reference(join(path, name))) }
   }
   const config = join(dirname(path), 'adapter_config.json')
   const hasConfig = basename(path) !== 'adapter_config.json' && (await stat(config).catch(() => undefined))?.isFile()
-  return { label: labelOf(path), files: hasConfig ? [reference(path), reference(config)] : [reference(path)] }
+  return { label: labelOf(path), isFolder: false, files: hasConfig ? [reference(path), reference(config)] : [reference(path)] }
 }
 
 /** A tensor file with a name that all have is called after its folder; any other, after itself. */
