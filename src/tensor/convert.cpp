@@ -23,28 +23,27 @@ LEGO_KERNEL uint32_t widenBlock(DType dtype, const std::byte* source, size_t cou
   size_t i = 0;
   for (; i + n <= count; i += n) {
     const U32x4 elements = load(source + i * sizeof(typename Format::Element));
-    largest = xsimd::max(largest, Format::magnitudes(elements));
+    largest = simd::larger(largest, Format::magnitudes(elements));
     F32x4 values[n / 4];
     Format::widen(elements, values);
     for (size_t v = 0; v < n / 4; ++v) values[v].store_unaligned(target + i + 4 * v);
   }
   toFloatRef(dtype, source + i * sizeof(typename Format::Element), count - i, target + i);
-  const auto bits = Format::magnitudeBits(
-      static_cast<typename Format::Element>(largestOf<typename Magnitudes::value_type>(largest)));
+  const uint32_t bits = Format::magnitudeBits(largestOf(largest));
   return std::max(bits, maxMagnitudeBitsRef(target + i, count - i));
 }
 
 LEGO_KERNEL uint32_t doubleBlock(const std::byte* source, size_t count, float* target) {
   size_t i = 0;
-  U32x4 largest(0u);
+  I32x4 largest(0);
   for (; i + 4 <= count; i += 4) {
     const auto pair = [&](size_t at) { return xsimd::bitwise_cast<double>(load(source + 8 * at)); };
     const F32x4 values = simd::narrow(pair(i), pair(i + 2));
-    largest = xsimd::max(largest, Single::magnitudes(asBits(values)));
+    largest = simd::larger(largest, Single::magnitudes(asBits(values)));
     values.store_unaligned(target + i);
   }
   toFloatRef(DType::F64, source + 8 * i, count - i, target + i);
-  return std::max(largestOf<uint32_t>(largest), maxMagnitudeBitsRef(target + i, count - i));
+  return std::max(largestOf(largest), maxMagnitudeBitsRef(target + i, count - i));
 }
 
 /// Elements multiplied by `factor` and rounded; returns the largest magnitude's bits before rounding.
@@ -52,20 +51,20 @@ template <typename Format>
 LEGO_KERNEL uint32_t narrowBlock(DType dtype, const float* source, size_t count, float factor,
                                  std::byte* target) {
   constexpr size_t n = Format::kElements;
-  U32x4 largest(0u);
+  I32x4 largest(0);
   size_t i = 0;
   for (; i + n <= count; i += n) {
     F32x4 values[n / 4];
     for (size_t v = 0; v < n / 4; ++v) {
       values[v] = F32x4::load_unaligned(source + i + 4 * v) * F32x4(factor);
-      largest = xsimd::max(largest, Single::magnitudes(asBits(values[v])));
+      largest = simd::larger(largest, Single::magnitudes(asBits(values[v])));
     }
     store(Format::narrow(values), target + i * sizeof(typename Format::Element));
   }
   float rest[n] = {};
   for (size_t r = 0; i + r < count; ++r) rest[r] = source[i + r] * factor;
   fromFloatRef(dtype, rest, count - i, target + i * sizeof(typename Format::Element));
-  return std::max(largestOf<uint32_t>(largest), maxMagnitudeBitsRef(rest, count - i));
+  return std::max(largestOf(largest), maxMagnitudeBitsRef(rest, count - i));
 }
 
 LEGO_KERNEL uint32_t scaleBlock(const float* source, size_t count, float factor, float* target) {
@@ -73,11 +72,11 @@ LEGO_KERNEL uint32_t scaleBlock(const float* source, size_t count, float factor,
 }
 
 LEGO_KERNEL uint32_t maxMagnitudeBlock(const float* values, size_t count) {
-  U32x4 largest(0u);
+  I32x4 largest(0);
   size_t i = 0;
   for (; i + 4 <= count; i += 4)
-    largest = xsimd::max(largest, Single::magnitudes(asBits(F32x4::load_unaligned(values + i))));
-  return std::max(largestOf<uint32_t>(largest), maxMagnitudeBitsRef(values + i, count - i));
+    largest = simd::larger(largest, Single::magnitudes(asBits(F32x4::load_unaligned(values + i))));
+  return std::max(largestOf(largest), maxMagnitudeBitsRef(values + i, count - i));
 }
 
 }  // namespace

@@ -5,14 +5,14 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+#include <type_traits>
 
 #include "tensor/dtype.h"
 #include "tensor/simd.h"
 
 namespace lego::formats {
 
-using simd::F32x4, simd::F64x2, simd::I16x8, simd::U16x8, simd::U32x4, simd::U8x16;
+using simd::F32x4, simd::F64x2, simd::I16x8, simd::I32x4, simd::U16x8, simd::U32x4, simd::U8x16;
 
 inline F32x4 asFloat(U32x4 bits) { return xsimd::bitwise_cast<float>(bits); }
 inline U32x4 asBits(F32x4 values) { return xsimd::bitwise_cast<uint32_t>(values); }
@@ -23,46 +23,48 @@ inline void store(U32x4 elements, std::byte* target) {
   xsimd::bitwise_cast<uint8_t>(elements).store_unaligned(reinterpret_cast<uint8_t*>(target));
 }
 
+inline constexpr uint32_t kMagnitude = 0x7FFFFFFFu, kInfinity = 0x7F800000u;
+
 /// binary16 in the upper half of each element to binary32 (method of Maratyszcza's FP16 library, MIT): the
 /// half's exponent and mantissa are put into place and rescaled by a multiplication; subnormals go through
 /// the magic number 0.5, whose last mantissa bit weighs 2^-24.
 inline F32x4 halfBitsToFloat(U32x4 w) {
-  const U32x4 sign = w & U32x4(0x80000000u);
-  const U32x4 twice = w + w;
-  const F32x4 normal = asFloat((twice >> 4) + U32x4(0xE0u << 23)) * F32x4(0x1p-112f);
-  const F32x4 subnormal = asFloat((twice >> 17) | U32x4(126u << 23)) - F32x4(0.5f);
-  const auto isSubnormal = twice < U32x4(1u << 27);
-  return asFloat(sign | xsimd::select(isSubnormal, asBits(subnormal), asBits(normal)));
+  const U32x4 magnitude = w & U32x4(kMagnitude);
+  const F32x4 normal = asFloat((magnitude >> 3) + U32x4(0xE0u << 23)) * F32x4(0x1p-112f);
+  const F32x4 subnormal = asFloat((magnitude >> 16) | U32x4(126u << 23)) - F32x4(0.5f);
+  constexpr uint32_t kLastSubnormal = (1u << 26) - 1;
+  return asFloat((w ^ magnitude) |
+                 simd::whereGreater(magnitude, U32x4(kLastSubnormal), asBits(normal), asBits(subnormal)));
 }
 
 /// binary32 to binary16 in the lower half of each element (same source): the two multiplications overflow
 /// what rounds to infinity; adding a power of two chosen by the exponent rounds at the right bit.
 inline U32x4 floatToHalfBits(F32x4 values) {
   const U32x4 w = asBits(values);
-  const U32x4 twice = w + w;
-  const U32x4 sign = w & U32x4(0x80000000u);
-  const U32x4 bias = xsimd::max(twice & U32x4(0xFF000000u), U32x4(0x71000000u));
-  F32x4 base = (asFloat(w & U32x4(0x7FFFFFFFu)) * F32x4(0x1p+112f)) * F32x4(0x1p-110f);
-  base = asFloat((bias >> 1) + U32x4(0x07800000u)) + base;
+  const U32x4 magnitude = w & U32x4(kMagnitude);
+  const auto exponent = xsimd::bitwise_cast<int32_t>(magnitude & U32x4(kInfinity));
+  const auto atLeast = simd::larger(exponent, I32x4(113 << 23));
+  F32x4 base = (asFloat(magnitude) * F32x4(0x1p+112f)) * F32x4(0x1p-110f);
+  base = asFloat(xsimd::bitwise_cast<uint32_t>(atLeast) + U32x4(15u << 23)) + base;
   const U32x4 bits = asBits(base);
   const U32x4 rounded = ((bits >> 13) & U32x4(0x7C00u)) + (bits & U32x4(0x0FFFu));
-  return (sign >> 16) | xsimd::select(twice > U32x4(0xFF000000u), U32x4(0x7E00u), rounded);
+  return ((w ^ magnitude) >> 16) | simd::whereGreater(magnitude, U32x4(kInfinity), U32x4(0x7E00u), rounded);
 }
 
 /// Round to nearest even as floatToBfloat does, in the upper half of each element; the lower is not zero.
 inline U32x4 floatToBfloatBits(F32x4 values) {
   const U32x4 w = asBits(values);
   const U32x4 rounded = w + U32x4(0x7FFFu) + ((w >> 16) & U32x4(1u));
-  const auto isNan = (w & U32x4(0x7FFFFFFFu)) > U32x4(0x7F800000u);
-  return xsimd::select(isNan, w | U32x4(0x400000u), rounded);
+  return simd::whereGreater(w & U32x4(kMagnitude), U32x4(kInfinity), w | U32x4(0x400000u), rounded);
 }
 
-/// The largest of unsigned elements whose uppermost bit is zero.
-template <typename T, typename Batch>
-T largestOf(Batch elements) {
-  alignas(16) T lanes[16 / sizeof(T)];
-  elements.store_aligned(lanes);
-  return *std::max_element(std::begin(lanes), std::end(lanes));
+/// The largest of some magnitudes.
+template <typename Magnitudes>
+auto largestOf(Magnitudes magnitudes) {
+  alignas(16) typename Magnitudes::value_type lanes[Magnitudes::size];
+  magnitudes.store_aligned(lanes);
+  using Element = std::make_unsigned_t<typename Magnitudes::value_type>;
+  return static_cast<Element>(*std::max_element(std::begin(lanes), std::end(lanes)));
 }
 
 // Each format has, beside its element:
@@ -77,8 +79,10 @@ T largestOf(Batch elements) {
 struct Single {
   using Element = uint32_t;
   static constexpr size_t kElements = 4;
-  using Magnitudes = U32x4;
-  static Magnitudes magnitudes(U32x4 elements) { return elements & U32x4(0x7FFFFFFFu); }
+  using Magnitudes = I32x4;
+  static Magnitudes magnitudes(U32x4 elements) {
+    return xsimd::bitwise_cast<int32_t>(elements & U32x4(kMagnitude));
+  }
   static uint32_t magnitudeBits(Element magnitude) { return magnitude; }
   static void widen(U32x4 elements, F32x4* out) { out[0] = asFloat(elements); }
   static void split(U32x4 elements, F32x4* out) { out[0] = asFloat(elements); }
@@ -86,7 +90,7 @@ struct Single {
   static U32x4 join(const F32x4* in) { return asBits(in[0]); }
 };
 
-/// What the two 16-bit formats share. Magnitudes are compared as signed numbers: every SSE has that.
+/// What the two 16-bit formats share.
 struct Upper16 {
   using Element = uint16_t;
   static constexpr size_t kElements = 8;
@@ -155,8 +159,8 @@ struct Float8 {
     const U32x4 magnitude = w & U32x4(0x7F000000u), sign = w & U32x4(0x80000000u);
     constexpr bool isE5 = dtype == DType::F8E5M2;
     const F32x4 value = isE5 ? halfBitsToFloat(w) : halfBitsToFloat(sign | (magnitude >> 1)) * F32x4(256.0f);
-    const auto isNan = magnitude > U32x4(isE5 ? 0x7C000000u : 0x7E000000u);
-    return asFloat(xsimd::select(isNan, sign | U32x4(0x7FC00000u), asBits(value)));
+    return asFloat(simd::whereGreater(magnitude, U32x4(isE5 ? 0x7C000000u : 0x7E000000u),
+                                      sign | U32x4(0x7FC00000u), asBits(value)));
   }
   static void widen(U32x4 elements, F32x4* out) {
     const auto e = xsimd::bitwise_cast<uint8_t>(elements);

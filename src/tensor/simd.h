@@ -11,6 +11,7 @@ namespace lego::simd {
 using F32x4 = xsimd::make_sized_batch_t<float, 4>;
 using F64x2 = xsimd::make_sized_batch_t<double, 2>;
 using U32x4 = xsimd::make_sized_batch_t<uint32_t, 4>;
+using I32x4 = xsimd::make_sized_batch_t<int32_t, 4>;
 using I16x8 = xsimd::make_sized_batch_t<int16_t, 8>;
 using U16x8 = xsimd::make_sized_batch_t<uint16_t, 8>;
 using U8x16 = xsimd::make_sized_batch_t<uint8_t, 16>;
@@ -19,13 +20,14 @@ using U8x16 = xsimd::make_sized_batch_t<uint8_t, 16>;
 static_assert(F32x4::size == 4 && F64x2::size == 2 && U32x4::size == 4 && U16x8::size == 8 &&
               U8x16::size == 16);
 
-// What xsimd has no portable name for. Vector extensions of the compiler: GCC and clang know them on every
-// target, WebAssembly included.
+// What xsimd has no portable name for, or takes several instructions for in WebAssembly. Vector extensions of
+// the compiler: GCC and clang know them on every target, WebAssembly included.
 namespace detail {
 using Float4 [[gnu::vector_size(16)]] = float;
 using Float2 [[gnu::vector_size(8)]] = float;
 using Double2 [[gnu::vector_size(16)]] = double;
 using Short8 [[gnu::vector_size(16)]] = uint16_t;
+using Int4 [[gnu::vector_size(16)]] = int32_t;
 }  // namespace detail
 
 /// Elements 0 and 1, or 2 and 3, in binary64.
@@ -38,6 +40,25 @@ inline F64x2 widenHigh(F32x4 values) {
   const auto v = std::bit_cast<detail::Float4>(values.data);
   const detail::Float2 high = __builtin_shufflevector(v, v, 2, 3);
   return F64x2(std::bit_cast<F64x2::register_type>(__builtin_convertvector(high, detail::Double2)));
+}
+
+/// The larger of each two elements.
+template <typename Batch>
+Batch larger(Batch a, Batch b) {
+  using Vector [[gnu::vector_size(16)]] = typename Batch::value_type;
+  const auto x = std::bit_cast<Vector>(a.data), y = std::bit_cast<Vector>(b.data);
+  const Vector result = x > y ? x : y;
+  return Batch(std::bit_cast<typename Batch::register_type>(result));
+}
+
+/// `above` where x > y, otherwise `below`; x and y are compared as signed numbers, which all targets can at
+/// once.
+inline U32x4 whereGreater(U32x4 x, U32x4 y, U32x4 above, U32x4 below) {
+  using detail::Int4;
+  const Int4 result = std::bit_cast<Int4>(x.data) > std::bit_cast<Int4>(y.data)
+                          ? std::bit_cast<Int4>(above.data)
+                          : std::bit_cast<Int4>(below.data);
+  return U32x4(std::bit_cast<U32x4::register_type>(result));
 }
 
 /// Two pairs of binary64 as four of binary32, rounded to nearest even.

@@ -70,7 +70,7 @@ LEGO_KERNEL void unpackColumnBlock(const std::byte* source, size_t rowBytes, siz
     const std::byte* from = source + row * rowBytes;
     U32x4 words[4] = {load(from), load(from + rowBytes), load(from + 2 * rowBytes),
                       load(from + 3 * rowBytes)};
-    for (const U32x4& word : words) magnitudes = xsimd::max(magnitudes, Format::magnitudes(word));
+    for (const U32x4& word : words) magnitudes = simd::larger(magnitudes, Format::magnitudes(word));
     transposeLanes(words);
     for (size_t w = 0; w < 4; ++w) {
       F32x4 values[n / 4];
@@ -89,7 +89,7 @@ template <typename Format>
 LEGO_KERNEL uint32_t packColumnBlock(const float* source, size_t stride, size_t rows, const float* factors,
                                      std::byte* target, size_t rowBytes) {
   constexpr size_t n = Format::kElements;
-  U32x4 largest(0u);
+  I32x4 largest(0);
   for (size_t row = 0; row < rows; row += 4) {
     U32x4 words[4];
     for (size_t w = 0; w < 4; ++w) {
@@ -97,14 +97,14 @@ LEGO_KERNEL uint32_t packColumnBlock(const float* source, size_t stride, size_t 
       for (size_t e = 0; e < n / 4; ++e) {
         const size_t c = w * n / 4 + e;
         values[e] = F32x4::load_unaligned(source + c * stride + row) * F32x4(factors[c]);
-        largest = xsimd::max(largest, Single::magnitudes(asBits(values[e])));
+        largest = simd::larger(largest, Single::magnitudes(asBits(values[e])));
       }
       words[w] = Format::join(values);
     }
     transposeLanes(words);
     for (size_t r = 0; r < 4; ++r) store(words[r], target + (row + r) * rowBytes);
   }
-  return largestOf<uint32_t>(largest);
+  return largestOf(largest);
 }
 
 const ColumnKernels* columnKernels(DType dtype) {

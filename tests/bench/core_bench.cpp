@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/random.h"
@@ -357,6 +358,7 @@ void benchShares(size_t length, double module) {
 int main(int argc, char** argv) {
   if (argc > 1) secondsPerMeasurement = std::atof(argv[1]);
   benchPeaks();
+  if (argc > 2 && std::string_view(argv[2]) == "limits") return 0;
   for (const size_t units : {16, 32, 64, 112, 256, 512}) benchGram(units, 4096, GramPrecision::Single);
   benchGram(kUnits, 11008, GramPrecision::Single);
   benchGram(kUnits, 4096, GramPrecision::Double);
