@@ -1,37 +1,35 @@
 // `npm run bench`: kernels and whole merges, each beside the reference kernels in the same run.
 // `npm run bench -- --update` also writes the tables into README.md and docs/numerics.md.
 
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { cpus, tmpdir } from 'node:os'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { makeAdapters } from '../tests/bench/make-llama-adapters.mjs'
 import { build } from './build.mjs'
-import { buildNative } from './native.mjs'
-import { capture, main, step } from './say.mjs'
+import { buildBench } from './native.mjs'
+import { main, step } from './say.mjs'
+import { coreBench, figure, machine, percent, table, update } from './tables.mjs'
 import { project } from './toolchain.mjs'
 
-/** A Markdown table. */
-function table(head, rows) {
-  const line = cells => `| ${cells.join(' | ')} |`
-  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
-}
-
-const figure = value => Number(value.toPrecision(3)).toString()
-
-/** Rows of kernels with their references, and rows of times beside others. */
-async function coreRows() {
-  const parse = text => text.trim().split('\n').map(line => JSON.parse(line))
-  const native = parse(await capture(join(project, 'build/native-release/tests/core_bench'), []))
-  const wasm = parse(await capture('node', [join(project, 'build/wasm-single/tests/core_bench.cjs')]))
-  const both = wasm.map((row, i) => ({ ...row, native: native[i] }))
-  const share = value => (value < 0.5 ? `${figure(100 * value)} %` : `${figure(value)} x`)
+/** Kernels and modules by WebAssembly and natively, limits of the machine among them; and times beside others. */
+async function coreTables() {
+  const native = preset => [join(project, 'build', preset, 'tests/core_bench')]
+  const { wasm, sse, avx2 } = await coreBench(
+    { wasm: ['node', join(project, 'build/wasm-single/tests/core_bench.cjs')], sse: native('native-bench'), avx2: native('native-avx2') },
+    { rounds: 3, seconds: 0.1 },
+  )
+  const share = row => (row.limit ? percent(row.fast / row.limit) : '')
+  const part = value => (value < 0.5 ? `${figure(100 * value)} %` : `${figure(value)} x`)
+  const kernels = []
+  const shares = []
+  for (const [i, row] of wasm.entries()) {
+    const name = [row.name, row.shape]
+    if (row.unit === 'ms') shares.push([...name, `${figure(row.fast)} ${row.unit}`, part(row.share), part(sse[i].share)])
+    else kernels.push([...name, `${figure(row.fast)} ${row.unit}`, share(row), `${figure(sse[i].fast)}`, share(sse[i]), figure(sse[i].fast / row.fast), figure(avx2[i].fast), row.reference ? `${figure(row.fast / row.reference)} x` : ''])
+  }
   return {
-    kernels: both
-      .filter(row => row.share === undefined)
-      .map(row => [row.name, row.shape, `${figure(row.fast)} ${row.unit}`, `${figure(row.reference)} ${row.unit}`, `${figure(row.ratio)} x`, `${figure(row.native.fast)} ${row.unit}`]),
-    shares: both
-      .filter(row => row.share !== undefined)
-      .map(row => [row.name, row.shape, `${figure(row.fast)} ${row.unit}`, share(row.share), share(row.native.share)]),
+    kernels: table(['what', 'shape', 'WebAssembly', 'of the limit', 'native, SSE4', 'of the limit', 'native / WebAssembly', 'native, AVX2', 'WebAssembly / its reference'], kernels),
+    shares: table(['time of', 'shape', 'WebAssembly, 1 thread', 'ratio', 'native, SSE4'], shares),
   }
 }
 
@@ -99,22 +97,10 @@ async function clusteringRows() {
   return rows
 }
 
-/** Replaces what stands between the markers of this name. */
-async function update(file, name, text) {
-  const path = join(project, file)
-  const content = await readFile(path, 'utf8')
-  const pattern = new RegExp(`(<!-- ${name}:start -->\\n)[^]*?(<!-- ${name}:end -->)`)
-  if (!pattern.test(content)) throw new Error(`${file} has no markers for ${name}`)
-  await writeFile(path, content.replace(pattern, `$1${text}\n$2`))
-}
-
 await main(async () => {
   await build()
-  await buildNative('native-release')
-  const machine = `Measured on ${cpus()[0].model.replace(/\s+/g, ' ').trim()}, ${cpus().length} cores, Node ${process.versions.node}.`
-  const core = await step('kernels and modules', coreRows)
-  const kernels = table(['what', 'shape', 'WebAssembly, 1 thread', 'its reference', 'ratio', 'native (128-bit)'], core.kernels)
-  const shares = table(['time of', 'shape', 'WebAssembly, 1 thread', 'ratio', 'native (128-bit)'], core.shares)
+  for (const preset of ['native-bench', 'native-avx2']) await buildBench(preset)
+  const { kernels, shares } = await step('kernels and modules', coreTables)
   console.log(`${kernels}\n\n${shares}`)
   const merges = await step('whole merges: 7 adapters of rank 16, shapes of Llama-2-7B, bfloat16, 560 MB', async () =>
     table(['to rank 16, file to file', 'with', 'time', 'adapter bytes', 'against the first'], await mergeRows()),
@@ -125,9 +111,9 @@ await main(async () => {
   )
   console.log(clustering)
   if (process.argv.includes('--update')) {
-    await update('README.md', 'merges', `${merges}\n\n${machine}`)
+    await update('README.md', 'merges', `${merges}\n\n${machine()}`)
     await update('docs/numerics.md', 'clustering', clustering)
-    await update('docs/numerics.md', 'kernels', `${kernels}\n\n${machine}`)
+    await update('docs/numerics.md', 'kernels', `${kernels}\n\n${machine()}`)
     await update('docs/numerics.md', 'shares', shares)
   }
 })

@@ -7,9 +7,10 @@ import { project } from './toolchain.mjs'
 
 /**
  * `run` runs a program with its arguments in the project's folder; `toolchain` says which one that is. A
- * build folder of another toolchain, or of a project that has since been moved, is made anew.
+ * build folder of another toolchain, or of a project that has since been moved, is made anew. `targets`: by
+ * default all.
  */
-export async function cmakeBuild(preset, run, toolchain) {
+export async function cmakeBuild(preset, run, toolchain, targets = []) {
   const folder = join(project, 'build', preset)
   const stamp = join(folder, 'origin')
   const origin = `${project}\n${toolchain}\n`
@@ -18,5 +19,5 @@ export async function cmakeBuild(preset, run, toolchain) {
     await run('cmake', ['--preset', preset])
     await writeFile(stamp, origin)
   }
-  await run('cmake', ['--build', '--preset', preset, '--parallel', String(cpus().length)])
+  await run('cmake', ['--build', '--preset', preset, '--parallel', String(cpus().length), ...targets.flatMap(target => ['--target', target])])
 }

@@ -1,166 +1,135 @@
 #include "tensor/convert.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
-#include "tensor/simd.h"
+#include "tensor/formats.h"
 
 namespace lego {
 namespace {
 
-using namespace simd;
+using namespace formats;
 
 // Elements per kernel call: long enough to hide the call, short enough for V8 to swap in optimised code.
 // A multiple of every dtype's block of elements.
 constexpr size_t kBlock = 1024;
 
-F32x4 asFloat(U32x4 bits) { return xsimd::bitwise_cast<float>(bits); }
-U32x4 asBits(F32x4 values) { return xsimd::bitwise_cast<uint32_t>(values); }
-
-/// Eight 16-bit elements at `source`, of any alignment, as the upper halves of two vectors of 32-bit ones.
-struct Widened {
-  U32x4 low, high;
-};
-Widened loadUpper(const std::byte* source) {
-  const auto bytes = U8x16::load_unaligned(reinterpret_cast<const uint8_t*>(source));
-  const auto elements = xsimd::bitwise_cast<uint16_t>(bytes);
-  const U16x8 zero(uint16_t{0});
-  return {xsimd::bitwise_cast<uint32_t>(xsimd::zip_lo(zero, elements)),
-          xsimd::bitwise_cast<uint32_t>(xsimd::zip_hi(zero, elements))};
-}
-
-/// Stores the lower 16 bits of eight 32-bit elements at `target`, of any alignment.
-void storeLower(U32x4 low, U32x4 high, std::byte* target) {
-  // No portable narrowing exists for 32 to 16 bits: join pairs by shifting within 64-bit lanes is no
-  // faster than storing through a small array, which compilers turn into shuffles.
-  alignas(16) uint32_t wide[8];
-  low.store_aligned(wide);
-  high.store_aligned(wide + 4);
-  uint16_t narrow[8];
-  for (int i = 0; i < 8; ++i) narrow[i] = static_cast<uint16_t>(wide[i]);
-  std::memcpy(target, narrow, sizeof narrow);
-}
-
-/// binary16 in the upper half of each element to binary32 (method of Maratyszcza's FP16 library, MIT): the
-/// half's exponent and mantissa are put into place and rescaled by a multiplication; subnormals go through
-/// the magic number 0.5, whose last mantissa bit weighs 2^-24.
-F32x4 halfBitsToFloat(U32x4 w) {
-  const U32x4 sign = w & U32x4(0x80000000u);
-  const U32x4 twice = w + w;
-  const F32x4 normal = asFloat((twice >> 4) + U32x4(0xE0u << 23)) * F32x4(0x1p-112f);
-  const F32x4 subnormal = asFloat((twice >> 17) | U32x4(126u << 23)) - F32x4(0.5f);
-  const auto isSubnormal = twice < U32x4(1u << 27);
-  return asFloat(sign | xsimd::select(isSubnormal, asBits(subnormal), asBits(normal)));
-}
-
-/// binary32 to binary16 in the lower half of each element (same source): the two multiplications overflow
-/// what rounds to infinity; adding a power of two chosen by the exponent rounds at the right bit.
-U32x4 floatToHalfBits(F32x4 values) {
-  const U32x4 w = asBits(values);
-  const U32x4 twice = w + w;
-  const U32x4 sign = w & U32x4(0x80000000u);
-  const U32x4 bias = xsimd::max(twice & U32x4(0xFF000000u), U32x4(0x71000000u));
-  F32x4 base = (asFloat(w & U32x4(0x7FFFFFFFu)) * F32x4(0x1p+112f)) * F32x4(0x1p-110f);
-  base = asFloat((bias >> 1) + U32x4(0x07800000u)) + base;
-  const U32x4 bits = asBits(base);
-  const U32x4 rounded = ((bits >> 13) & U32x4(0x7C00u)) + (bits & U32x4(0x0FFFu));
-  return (sign >> 16) | xsimd::select(twice > U32x4(0xFF000000u), U32x4(0x7E00u), rounded);
-}
-
-/// Round to nearest even as floatToBfloat does, in the lower half of each element.
-U32x4 floatToBfloatBits(F32x4 values) {
-  const U32x4 w = asBits(values);
-  const U32x4 rounded = (w + U32x4(0x7FFFu) + ((w >> 16) & U32x4(1u))) >> 16;
-  const auto isNan = (w & U32x4(0x7FFFFFFFu)) > U32x4(0x7F800000u);
-  return xsimd::select(isNan, (w >> 16) | U32x4(0x40u), rounded);
-}
-
-LEGO_KERNEL void halfBlock(const std::byte* source, size_t count, float* target) {
+/// Returns the largest magnitude's bits, compared before they are widened: that is half the work, or less.
+template <typename Format>
+LEGO_KERNEL uint32_t widenBlock(DType dtype, const std::byte* source, size_t count, float* target) {
+  using Magnitudes = typename Format::Magnitudes;
+  constexpr size_t n = Format::kElements;
+  Magnitudes largest(typename Magnitudes::value_type{0});
   size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const Widened w = loadUpper(source + 2 * i);
-    halfBitsToFloat(w.low).store_unaligned(target + i);
-    halfBitsToFloat(w.high).store_unaligned(target + i + 4);
+  for (; i + n <= count; i += n) {
+    const U32x4 elements = load(source + i * sizeof(typename Format::Element));
+    largest = simd::larger(largest, Format::magnitudes(elements));
+    F32x4 values[n / 4];
+    Format::widen(elements, values);
+    for (size_t v = 0; v < n / 4; ++v) values[v].store_unaligned(target + i + 4 * v);
   }
-  toFloatRef(DType::F16, source + 2 * i, count - i, target + i);
+  toFloatRef(dtype, source + i * sizeof(typename Format::Element), count - i, target + i);
+  const uint32_t bits = Format::magnitudeBits(largestOf(largest));
+  return std::max(bits, maxMagnitudeBitsRef(target + i, count - i));
 }
 
-LEGO_KERNEL void bfloatBlock(const std::byte* source, size_t count, float* target) {
+LEGO_KERNEL uint32_t doubleBlock(const std::byte* source, size_t count, float* target) {
   size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const Widened w = loadUpper(source + 2 * i);
-    asFloat(w.low).store_unaligned(target + i);
-    asFloat(w.high).store_unaligned(target + i + 4);
+  I32x4 largest(0);
+  for (; i + 4 <= count; i += 4) {
+    const auto pair = [&](size_t at) { return xsimd::bitwise_cast<double>(load(source + 8 * at)); };
+    const F32x4 values = simd::narrow(pair(i), pair(i + 2));
+    largest = simd::larger(largest, Single::magnitudes(asBits(values)));
+    values.store_unaligned(target + i);
   }
-  toFloatRef(DType::BF16, source + 2 * i, count - i, target + i);
+  toFloatRef(DType::F64, source + 8 * i, count - i, target + i);
+  return std::max(largestOf(largest), maxMagnitudeBitsRef(target + i, count - i));
 }
 
-LEGO_KERNEL void toHalfBlock(const float* source, size_t count, std::byte* target) {
+/// Elements multiplied by `factor` and rounded; returns the largest magnitude's bits before rounding.
+template <typename Format>
+LEGO_KERNEL uint32_t narrowBlock(DType dtype, const float* source, size_t count, float factor,
+                                 std::byte* target) {
+  constexpr size_t n = Format::kElements;
+  I32x4 largest(0);
   size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    storeLower(floatToHalfBits(F32x4::load_unaligned(source + i)),
-               floatToHalfBits(F32x4::load_unaligned(source + i + 4)), target + 2 * i);
+  for (; i + n <= count; i += n) {
+    F32x4 values[n / 4];
+    for (size_t v = 0; v < n / 4; ++v) {
+      values[v] = F32x4::load_unaligned(source + i + 4 * v) * F32x4(factor);
+      largest = simd::larger(largest, Single::magnitudes(asBits(values[v])));
+    }
+    store(Format::narrow(values), target + i * sizeof(typename Format::Element));
   }
-  fromFloatRef(DType::F16, source + i, count - i, target + 2 * i);
+  float rest[n] = {};
+  for (size_t r = 0; i + r < count; ++r) rest[r] = source[i + r] * factor;
+  fromFloatRef(dtype, rest, count - i, target + i * sizeof(typename Format::Element));
+  return std::max(largestOf(largest), maxMagnitudeBitsRef(rest, count - i));
 }
 
-LEGO_KERNEL void toBfloatBlock(const float* source, size_t count, std::byte* target) {
-  size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    storeLower(floatToBfloatBits(F32x4::load_unaligned(source + i)),
-               floatToBfloatBits(F32x4::load_unaligned(source + i + 4)), target + 2 * i);
-  }
-  fromFloatRef(DType::BF16, source + i, count - i, target + 2 * i);
+LEGO_KERNEL uint32_t scaleBlock(const float* source, size_t count, float factor, float* target) {
+  return narrowBlock<Single>(DType::F32, source, count, factor, reinterpret_cast<std::byte*>(target));
 }
 
 LEGO_KERNEL uint32_t maxMagnitudeBlock(const float* values, size_t count) {
-  const U32x4 mask(0x7FFFFFFFu);
-  U32x4 largest(0u);
+  I32x4 largest(0);
   size_t i = 0;
   for (; i + 4 <= count; i += 4)
-    largest = xsimd::max(largest, asBits(F32x4::load_unaligned(values + i)) & mask);
-  alignas(16) uint32_t lanes[4];
-  largest.store_aligned(lanes);
-  return std::max({lanes[0], lanes[1], lanes[2], lanes[3], maxMagnitudeBitsRef(values + i, count - i)});
-}
-
-/// memcpy reaches a seventh of this on some processors, whose string instructions are slow to start.
-LEGO_KERNEL void copyBlock(const std::byte* source, size_t count, float* target) {
-  size_t i = 0;
-  for (; i + 16 <= count; i += 16) std::memcpy(target + i, source + 4 * i, 64);
-  std::memcpy(target + i, source + 4 * i, 4 * (count - i));
+    largest = simd::larger(largest, Single::magnitudes(asBits(F32x4::load_unaligned(values + i))));
+  return std::max(largestOf(largest), maxMagnitudeBitsRef(values + i, count - i));
 }
 
 }  // namespace
 
-void toFloat(DType dtype, const std::byte* source, size_t count, float* target) {
+uint32_t toFloat(DType dtype, const std::byte* source, size_t count, float* target) {
   const auto step = static_cast<size_t>(*bytesOf(dtype, kBlock));
+  uint32_t largest = 0;
   for (size_t at = 0; at < count; at += kBlock, source += step) {
     const size_t n = std::min(kBlock, count - at);
-    switch (dtype) {
-      case DType::F32: copyBlock(source, n, target + at); break;
-      case DType::F16: halfBlock(source, n, target + at); break;
-      case DType::BF16: bfloatBlock(source, n, target + at); break;
-      default: toFloatRef(dtype, source, n, target + at); break;  // rare in adapters
-    }
+    const auto convert = [&]() -> uint32_t {
+      switch (dtype) {
+        case DType::F32: return widenBlock<Single>(dtype, source, n, target + at);
+        case DType::F16: return widenBlock<Half>(dtype, source, n, target + at);
+        case DType::BF16: return widenBlock<Bfloat>(dtype, source, n, target + at);
+        case DType::F64: return doubleBlock(source, n, target + at);
+        case DType::F8E4M3: return widenBlock<Float8<DType::F8E4M3>>(dtype, source, n, target + at);
+        case DType::F8E5M2: return widenBlock<Float8<DType::F8E5M2>>(dtype, source, n, target + at);
+        default:  // rare in adapters
+          toFloatRef(dtype, source, n, target + at);
+          return maxMagnitudeBlock(target + at, n);
+      }
+    };
+    largest = std::max(largest, convert());
   }
+  return largest;
+}
+
+uint32_t fromFloat(DType dtype, const float* source, size_t count, float factor, std::byte* target) {
+  const auto step = static_cast<size_t>(*bytesOf(dtype, kBlock));
+  uint32_t largest = 0;
+  for (size_t at = 0; at < count; at += kBlock, target += step) {
+    const size_t n = std::min(kBlock, count - at);
+    const auto convert = [&]() -> uint32_t {
+      switch (dtype) {
+        case DType::F32: return narrowBlock<Single>(dtype, source + at, n, factor, target);
+        case DType::F16: return narrowBlock<Half>(dtype, source + at, n, factor, target);
+        case DType::BF16: return narrowBlock<Bfloat>(dtype, source + at, n, factor, target);
+        default: {  // rare in results
+          float scaled[kBlock];
+          const uint32_t own = scaleBlock(source + at, n, factor, scaled);
+          fromFloatRef(dtype, scaled, n, target);
+          return own;
+        }
+      }
+    };
+    largest = std::max(largest, convert());
+  }
+  return largest;
 }
 
 void fromFloat(DType dtype, const float* source, size_t count, std::byte* target) {
-  if (dtype == DType::F32) {
-    if (count != 0) std::memcpy(target, source, count * sizeof(float));
-    return;
-  }
-  const auto step = static_cast<size_t>(*bytesOf(dtype, kBlock));
-  for (size_t at = 0; at < count; at += kBlock, target += step) {
-    const size_t n = std::min(kBlock, count - at);
-    switch (dtype) {
-      case DType::F16: toHalfBlock(source + at, n, target); break;
-      case DType::BF16: toBfloatBlock(source + at, n, target); break;
-      default: fromFloatRef(dtype, source + at, n, target); break;
-    }
-  }
+  // Multiplied by 1 each value stays what it is, -0 and NaN included.
+  (void)fromFloat(dtype, source, count, 1.0f, target);
 }
 
 uint32_t maxMagnitudeBits(const float* values, size_t count) {

@@ -2,6 +2,7 @@
 // does not depend on the machine. Only kernel .cpp files include this.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <xsimd/xsimd.hpp>
 
@@ -10,12 +11,75 @@ namespace lego::simd {
 using F32x4 = xsimd::make_sized_batch_t<float, 4>;
 using F64x2 = xsimd::make_sized_batch_t<double, 2>;
 using U32x4 = xsimd::make_sized_batch_t<uint32_t, 4>;
+using I32x4 = xsimd::make_sized_batch_t<int32_t, 4>;
+using I16x8 = xsimd::make_sized_batch_t<int16_t, 8>;
 using U16x8 = xsimd::make_sized_batch_t<uint16_t, 8>;
 using U8x16 = xsimd::make_sized_batch_t<uint8_t, 16>;
 
 // Without these the aliases are void: the target has no 128-bit registers.
 static_assert(F32x4::size == 4 && F64x2::size == 2 && U32x4::size == 4 && U16x8::size == 8 &&
               U8x16::size == 16);
+
+// What xsimd has no portable name for, or takes several instructions for in WebAssembly. Vector extensions of
+// the compiler: GCC and clang know them on every target, WebAssembly included.
+namespace detail {
+using Float4 [[gnu::vector_size(16)]] = float;
+using Float2 [[gnu::vector_size(8)]] = float;
+using Double2 [[gnu::vector_size(16)]] = double;
+using Short8 [[gnu::vector_size(16)]] = uint16_t;
+using Int4 [[gnu::vector_size(16)]] = int32_t;
+}  // namespace detail
+
+/// Elements 0 and 1, or 2 and 3, in binary64.
+inline F64x2 widenLow(F32x4 values) {
+  const auto v = std::bit_cast<detail::Float4>(values.data);
+  const detail::Float2 low = __builtin_shufflevector(v, v, 0, 1);
+  return F64x2(std::bit_cast<F64x2::register_type>(__builtin_convertvector(low, detail::Double2)));
+}
+inline F64x2 widenHigh(F32x4 values) {
+  const auto v = std::bit_cast<detail::Float4>(values.data);
+  const detail::Float2 high = __builtin_shufflevector(v, v, 2, 3);
+  return F64x2(std::bit_cast<F64x2::register_type>(__builtin_convertvector(high, detail::Double2)));
+}
+
+/// The larger of each two elements.
+template <typename Batch>
+Batch larger(Batch a, Batch b) {
+  using Vector [[gnu::vector_size(16)]] = typename Batch::value_type;
+  const auto x = std::bit_cast<Vector>(a.data), y = std::bit_cast<Vector>(b.data);
+  const Vector result = x > y ? x : y;
+  return Batch(std::bit_cast<typename Batch::register_type>(result));
+}
+
+/// `above` where x > y, otherwise `below`; x and y are compared as signed numbers, which all targets can at
+/// once.
+inline U32x4 whereGreater(U32x4 x, U32x4 y, U32x4 above, U32x4 below) {
+  using detail::Int4;
+  const Int4 result = std::bit_cast<Int4>(x.data) > std::bit_cast<Int4>(y.data)
+                          ? std::bit_cast<Int4>(above.data)
+                          : std::bit_cast<Int4>(below.data);
+  return U32x4(std::bit_cast<U32x4::register_type>(result));
+}
+
+/// Two pairs of binary64 as four of binary32, rounded to nearest even.
+inline F32x4 narrow(F64x2 low, F64x2 high) {
+  const auto a = __builtin_convertvector(std::bit_cast<detail::Double2>(low.data), detail::Float2);
+  const auto b = __builtin_convertvector(std::bit_cast<detail::Double2>(high.data), detail::Float2);
+  const detail::Float4 joined = __builtin_shufflevector(a, b, 0, 1, 2, 3);
+  return F32x4(std::bit_cast<F32x4::register_type>(joined));
+}
+
+/// The lower, or upper, 16 bits of the elements of two vectors, as eight 16-bit ones.
+inline U32x4 lowerHalves(U32x4 a, U32x4 b) {
+  const auto x = std::bit_cast<detail::Short8>(a.data), y = std::bit_cast<detail::Short8>(b.data);
+  const detail::Short8 halves = __builtin_shufflevector(x, y, 0, 2, 4, 6, 8, 10, 12, 14);
+  return U32x4(std::bit_cast<U32x4::register_type>(halves));
+}
+inline U32x4 upperHalves(U32x4 a, U32x4 b) {
+  const auto x = std::bit_cast<detail::Short8>(a.data), y = std::bit_cast<detail::Short8>(b.data);
+  const detail::Short8 halves = __builtin_shufflevector(x, y, 1, 3, 5, 7, 9, 11, 13, 15);
+  return U32x4(std::bit_cast<U32x4::register_type>(halves));
+}
 
 }  // namespace lego::simd
 
