@@ -15,6 +15,13 @@ using Json = nlohmann::ordered_json;
 /// what follows would pass unread.
 size_t findNul(std::string_view text);
 
+/// What a document is made of, one piece after the other.
+using JsonEvents = nlohmann::json_sax<Json>;
+
+/// Reads a document as events. True if it is JSON and `events` wanted all of it. The parser is compiled once,
+/// for all readers.
+bool readJson(std::string_view text, JsonEvents& events);
+
 /// Parses a whole document. Refuses, with `code`: invalid JSON or UTF-8, NUL bytes, duplicate keys, nesting
 /// deeper than limits::kJsonDepth.
 Result<Json> parseJson(std::string_view text, Code code);
