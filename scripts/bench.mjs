@@ -1,20 +1,15 @@
 // `npm run bench`: kernels and whole merges, each beside the reference kernels in the same run.
 // `npm run bench -- --update` also writes the tables into README.md and docs/numerics.md.
 
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { cpus, tmpdir } from 'node:os'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { makeAdapters } from '../tests/bench/make-llama-adapters.mjs'
 import { build } from './build.mjs'
+import { machine, table, update } from './figures.mjs'
 import { buildNative } from './native.mjs'
 import { capture, main, step } from './say.mjs'
 import { project } from './toolchain.mjs'
-
-/** A Markdown table. */
-function table(head, rows) {
-  const line = cells => `| ${cells.join(' | ')} |`
-  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
-}
 
 const figure = value => Number(value.toPrecision(3)).toString()
 
@@ -99,19 +94,9 @@ async function clusteringRows() {
   return rows
 }
 
-/** Replaces what stands between the markers of this name. */
-async function update(file, name, text) {
-  const path = join(project, file)
-  const content = await readFile(path, 'utf8')
-  const pattern = new RegExp(`(<!-- ${name}:start -->\\n)[^]*?(<!-- ${name}:end -->)`)
-  if (!pattern.test(content)) throw new Error(`${file} has no markers for ${name}`)
-  await writeFile(path, content.replace(pattern, `$1${text}\n$2`))
-}
-
 await main(async () => {
   await build()
   await buildNative('native-release')
-  const machine = `Measured on ${cpus()[0].model.replace(/\s+/g, ' ').trim()}, ${cpus().length} cores, Node ${process.versions.node}.`
   const core = await step('kernels and modules', coreRows)
   const kernels = table(['what', 'shape', 'WebAssembly, 1 thread', 'its reference', 'ratio', 'native (128-bit)'], core.kernels)
   const shares = table(['time of', 'shape', 'WebAssembly, 1 thread', 'ratio', 'native (128-bit)'], core.shares)
@@ -125,9 +110,9 @@ await main(async () => {
   )
   console.log(clustering)
   if (process.argv.includes('--update')) {
-    await update('README.md', 'merges', `${merges}\n\n${machine}`)
+    await update('README.md', 'merges', `${merges}\n\n${machine()}`)
     await update('docs/numerics.md', 'clustering', clustering)
-    await update('docs/numerics.md', 'kernels', `${kernels}\n\n${machine}`)
+    await update('docs/numerics.md', 'kernels', `${kernels}\n\n${machine()}`)
     await update('docs/numerics.md', 'shares', shares)
   }
 })

@@ -88,4 +88,6 @@ std::string jsonQuoted(const std::string& text) {
   return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::string jsonNumber(double value) { return Json(value).dump(); }
+
 }  // namespace lego

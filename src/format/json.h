@@ -29,4 +29,7 @@ Result<Json> parseJson(std::string_view text, Code code);
 /// A string as a JSON literal, quotes included. Invalid UTF-8 is replaced by U+FFFD.
 std::string jsonQuoted(const std::string& text);
 
+/// A number with as few digits as tell it from all others.
+std::string jsonNumber(double value);
+
 }  // namespace lego
