@@ -1,8 +1,8 @@
-// Value objects: what crosses between JavaScript and the core, and how it is made from the core's own types.
+// What crosses between JavaScript and the core, and how it is made from the core's own types.
 // Sizes and offsets are doubles, exact to 2^53.
 #pragma once
 
-#include <emscripten/bind.h>
+#include <emscripten/val.h>
 
 #include <cmath>
 #include <string>
@@ -12,16 +12,23 @@
 #include "job/rank_rule.h"
 #include "job/session.h"
 #include "merge/registry.h"
+#include "shape.h"
 
 // A view of the core's memory, valid until the next call into the core.
 EMSCRIPTEN_DECLARE_VAL_TYPE(BytesView);
 
 namespace lego::bindings {
 
+template <>
+struct ShapeOf<BytesView> {
+  static constexpr Shape shape{Shape::Kind::Bytes, sizeof(BytesView)};
+};
+
 struct ErrorValue {
   std::string code, message, file, tensor;
   double offset = -1;
 };
+LEGO_VALUE(ErrorValue, code, message, file, tensor, offset)
 
 inline ErrorValue valueOf(const Error& error) {
   return {codeInfo(error.code).name, describe(error), error.file, error.tensor,
@@ -42,11 +49,13 @@ struct SizeValue {
   ErrorValue error;
   double bytes = 0;
 };
+LEGO_VALUE(SizeValue, error, bytes)
 
 struct BytesValue {
   ErrorValue error;
   BytesView bytes = emptyView();
 };
+LEGO_VALUE(BytesValue, error, bytes)
 
 /// Where a file says what its own tensors hash to (PlannedHashes).
 struct HashesValue {
@@ -54,12 +63,14 @@ struct HashesValue {
   double dataBegin = 0, modelAt = 0, legacyAt = 0;
   BytesView legacyHeader = emptyView();
 };
+LEGO_VALUE(HashesValue, areWritten, dataBegin, modelAt, legacyAt, legacyHeader)
 
 /// As Footprint.
 struct FootprintValue {
   uint32_t threads = 1, slots = 1, readBuffers = 0, lanes = 1, shards = 1;
   double batchBytes = 0, memoryBytes = 0;
 };
+LEGO_VALUE(FootprintValue, threads, slots, readBuffers, lanes, shards, batchBytes, memoryBytes)
 
 inline Footprint footprintOf(const FootprintValue& value) {
   return {value.threads,
@@ -76,6 +87,7 @@ struct OpenValue {
   double fileSize = 0;
   bool hasConfig = false;
 };
+LEGO_VALUE(OpenValue, label, file, configFile, fileSize, hasConfig)
 
 struct ModuleValue {
   std::string path, kind, dtype;
@@ -83,15 +95,18 @@ struct ModuleValue {
   uint32_t rank = 0;
   double alpha = 0, scale = 0;
 };
+LEGO_VALUE(ModuleValue, path, kind, dtype, in, out, rank, alpha, scale)
 
 struct UnsupportedValue {
   std::string tensor, reason, kind;
 };
+LEGO_VALUE(UnsupportedValue, tensor, reason, kind)
 
 struct ReadValue {
   uint32_t adapter = 0;
   double offset = 0, length = 0, at = 0;
 };
+LEGO_VALUE(ReadValue, adapter, offset, length, at)
 
 inline ReadValue readValue(const ReadRange& read) {
   return {read.adapter, static_cast<double>(read.offset), static_cast<double>(read.length),
@@ -107,21 +122,26 @@ struct AdapterValue {
   double bytes = 0;
   std::vector<ReadValue> alphas;  ///< ranges that setAlphas() needs
 };
+LEGO_VALUE(AdapterValue, error, label, format, reason, baseModel, taskType, modules, unsupported, notices,
+           bytes, alphas)
 
 struct OptionText {
   std::string name, value;
 };
+LEGO_VALUE(OptionText, name, value)
 
 struct ModuleWeightValue {
   uint32_t adapter = 0;
   std::string glob;
   double weight = 1;
 };
+LEGO_VALUE(ModuleWeightValue, adapter, glob, weight)
 
 struct ModuleRankValue {
   std::string glob;
   uint32_t rank = 0;
 };
+LEGO_VALUE(ModuleRankValue, glob, rank)
 
 struct RecipeValue {
   std::string method;
@@ -138,6 +158,9 @@ struct RecipeValue {
   std::vector<OptionText> policies, options;
   std::vector<std::string> inputHashes;
 };
+LEGO_VALUE(RecipeValue, method, weights, moduleWeights, rank, rankRule, rankValue, moduleRanks, seed, scale,
+           dtype, format, onnxNameA, onnxNameB, onnxMatMul, metadata, keepScales, policies, inputHashes,
+           options)
 
 /// Errors: bad_rank, for a rule that is none; bad_policy.
 inline Result<Recipe> recipeOf(const RecipeValue& value) {
@@ -178,23 +201,27 @@ struct PlannedModuleValue {
   uint32_t units = 0, rank = 0;
   std::vector<uint32_t> ranks;
 };
+LEGO_VALUE(PlannedModuleValue, path, kind, in, out, units, rank, ranks)
 
 struct BatchValue {
   uint32_t modules = 0;
   double inputBytes = 0, outputBegin = 0, outputEnd = 0;
   std::vector<ReadValue> reads;
 };
+LEGO_VALUE(BatchValue, modules, inputBytes, outputBegin, outputEnd, reads)
 
 struct TensorValue {
   std::string name, dtype;
   std::vector<double> shape;
   double begin = 0, end = 0;
 };
+LEGO_VALUE(TensorValue, name, dtype, shape, begin, end)
 
 struct ExtraValue {
   uint32_t adapter = 0;
   std::string tensor, kind, policy;
 };
+LEGO_VALUE(ExtraValue, adapter, tensor, kind, policy)
 
 struct PlanValue {
   ErrorValue error;
@@ -209,11 +236,14 @@ struct PlanValue {
   std::vector<ExtraValue> extras;  ///< what is no factor, and what happens to it
   std::vector<double> fileSizes;   ///< of the adapters' tensor files
 };
+LEGO_VALUE(PlanValue, error, method, dtype, format, tensorFile, configFile, config, ranksAreKnown, modules,
+           batches, tensors, inputBytes, outputBytes, peakBytes, lanes, notices, extras, fileSizes)
 
 struct InputReportValue {
   uint32_t adapter = 0;
   double norm = 0, relativeError = 0, cosine = 0;
 };
+LEGO_VALUE(InputReportValue, adapter, norm, relativeError, cosine)
 
 struct ReportValue {
   double norm = 0, targetNorm = 0, relativeError = 0, cosine = 0, retainedEnergy = 0, conflict = 0,
@@ -226,6 +256,8 @@ struct ReportValue {
   std::vector<double> centroidNorms;
   std::vector<uint32_t> nearZero;
 };
+LEGO_VALUE(ReportValue, norm, targetNorm, relativeError, cosine, retainedEnergy, conflict, seconds, inertia,
+           inputs, pairCosines, mergedNorms, labels, clusters, centroidNorms, nearZero)
 
 inline std::vector<std::vector<double>> rowsOf(const Matrix& matrix) {
   std::vector<std::vector<double>> rows;
@@ -267,6 +299,7 @@ struct SurveyValue {
   double conflict = 0;
   std::vector<double> energies;  ///< what each rank would be worth
 };
+LEGO_VALUE(SurveyValue, adapters, norms, pairCosines, sharedInputs, sharedOutputs, conflict, energies)
 
 inline SurveyValue surveyValue(const ModuleSurvey& survey) {
   return {survey.adapter,
@@ -333,86 +366,6 @@ inline PlanValue planValue(const Plan& plan, std::span<const AdapterFile> adapte
   for (const AdapterFile& adapter : adapters)
     value.fileSizes.push_back(static_cast<double>(adapter.fileSize));
   return value;
-}
-
-struct CodeValue {
-  std::string name, sentence;
-};
-inline std::vector<CodeValue> errorCodes() {
-  std::vector<CodeValue> codes;
-  for (size_t i = 0; i < codeCount(); ++i) {
-    const CodeInfo info = codeInfo(static_cast<Code>(i));
-    codes.push_back({info.name, info.sentence});
-  }
-  return codes;
-}
-
-struct FormatValue {
-  std::string name, sentence, tensorFile, configFile;
-  bool isRead = true;
-  std::string container, scales;
-  bool hasAlphas = false, hasConvolutions = false, hasEmbeddings = false, hasStacks = false;
-};
-inline std::vector<FormatValue> formatTable() {
-  std::vector<FormatValue> table;
-  for (const DialectInfo& info : dialects())
-    table.push_back({info.name, info.sentence, info.tensorFile, info.configFile ? info.configFile : "",
-                     info.isRead, nameOf(info.file), nameOf(info.scales), info.alphaTensors,
-                     info.hasConvolutions, info.hasEmbeddings, info.stacks != StackLayout::None});
-  return table;
-}
-
-struct ExtraKindValue {
-  std::string name, sentence;
-  std::vector<std::string> policies;
-};
-inline std::vector<ExtraKindValue> extraTable() {
-  std::vector<ExtraKindValue> table;
-  for (const ExtraInfo& info : extraKinds()) {
-    table.push_back({info.name, info.sentence, {}});
-    for (const Policy policy : info.policies) table.back().policies.emplace_back(nameOf(policy));
-  }
-  return table;
-}
-
-struct OptionInfoValue {
-  std::string name, type;
-  std::vector<std::string> choices;
-  double minimum = 0, maximum = 0, standard = 0;
-  std::string sentence;
-};
-struct MethodValue {
-  std::string name;
-  std::vector<std::string> aliases;
-  std::string family, sentence, source, rank;
-  bool choosesRank = false, takesNegativeWeights = false, reshapes = false;
-  uint32_t mostAdapters = 0;  ///< 0: any number
-  std::vector<OptionInfoValue> options;
-};
-inline std::vector<MethodValue> methodTable() {
-  std::vector<MethodValue> table;
-  for (const MethodInfo& method : methods()) {
-    MethodValue value{method.name,
-                      {method.aliases.begin(), method.aliases.end()},
-                      nameOf(method.family),
-                      method.sentence,
-                      method.source,
-                      nameOf(method.rank),
-                      method.choosesRank(),
-                      method.takesNegativeWeights,
-                      method.reshapes,
-                      method.mostAdapters == SIZE_MAX ? 0 : static_cast<uint32_t>(method.mostAdapters),
-                      {}};
-    for (const OptionInfo& option : method.options) {
-      const bool choice = option.type == OptionInfo::Type::Choice;
-      const char* number = option.type == OptionInfo::Type::Integer ? "integer" : "number";
-      value.options.push_back({option.name, choice ? "choice" : number,
-                               choice ? splitChoices(option.choices) : std::vector<std::string>(),
-                               option.minimum, option.maximum, option.standard, option.sentence});
-    }
-    table.push_back(std::move(value));
-  }
-  return table;
 }
 
 }  // namespace lego::bindings

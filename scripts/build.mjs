@@ -6,6 +6,7 @@ import { cp, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promi
 import { join } from 'node:path'
 import { cmakeBuild } from './cmake.mjs'
 import { ensureHeaders, ensureNpmPackages } from './dependencies.mjs'
+import { registryOf } from './generate-registry.mjs'
 import { main, run, step } from './say.mjs'
 import { findToolchain, project } from './toolchain.mjs'
 
@@ -41,6 +42,7 @@ export async function build() {
 async function generate() {
   await rm(generated, { recursive: true, force: true })
   await mkdir(generated, { recursive: true })
+  const tables = JSON.parse(await run('node', [join(project, 'build/wasm-single/bindings/core_tables.cjs')], { quiet: true }))
   for (const variant of variants) {
     const name = `core-${variant}`
     const from = (platform, extension) => join(project, `build/wasm-${variant}/bindings/${platform}`, name + extension)
@@ -48,13 +50,13 @@ async function generate() {
       const glue = await readFile(from(platform, '.mjs'), 'utf8')
       await writeFile(join(generated, `${name}${suffix}.mjs`), variant === 'threads' ? withoutSelfReference(glue, name) : glue)
       const types = await readFile(from('browser', '.d.ts'), 'utf8')
-      await writeFile(join(generated, `${name}${suffix}.d.mts`), withPlainStrings(types))
+      await writeFile(join(generated, `${name}${suffix}.d.mts`), `${Object.values(tables.types).join('\n')}\n${types}`)
     }
     const module = await readFile(from('browser', '.wasm'))
     if (!module.equals(await readFile(from('node', '.wasm')))) throw new Error(`${name}.wasm differs between browser and Node: the package carries one for both`)
     await writeFile(join(generated, `${name}.wasm`), module)
   }
-  await run('node', [join(import.meta.dirname, 'generate-registry.mjs'), generated])
+  await writeFile(join(generated, 'registry.ts'), await registryOf(tables))
   const hashes = join(project, 'node_modules/@noble/hashes')
   await mkdir(join(generated, 'noble-hashes'))
   for (const name of ['sha2', '_md', '_u64', 'utils']) {
@@ -74,11 +76,6 @@ function withoutSelfReference(glue, name) {
   const found = glue.match(pattern)?.length ?? 0
   if (found !== 1) throw new Error(`the glue of ${name} names itself ${found} times, not once: look at withoutSelfReference`)
   return glue.replace(pattern, 'Module["pthreadScript"]')
-}
-
-/** Embind types each string as whatever it would accept; what it returns is always a string. */
-function withPlainStrings(types) {
-  return types.replace(/^ {2}\w+: EmbindString/gm, field => field.replace('EmbindString', 'string'))
 }
 
 async function buildLibrary() {

@@ -1,14 +1,8 @@
-// Asks the built core for its error codes and methods and writes them as TypeScript, so that types, help
-// texts and docs cannot drift from C++. Usage: node generate-registry.mjs DIRECTORY
+// Writes what the core tells of itself (bindings/tables.cpp) as TypeScript, so that types, help texts and docs cannot
+// drift from C++.
 
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
-
-const directory = process.argv[2]
-const { default: createCore } = await import(pathToFileURL(join(directory, 'core-single.node.mjs')))
-const core = await createCore()
-const { version } = JSON.parse(await readFile(join(import.meta.dirname, '../package.json'), 'utf8'))
 
 const quote = text => `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`
 const camel = name => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase())
@@ -16,36 +10,33 @@ const typeOf = option => (option.type === 'choice' ? option.choices.map(quote).j
 const defaultOf = option => (option.type === 'choice' ? option.choices[0] : String(option.standard))
 const boundsOf = option => (option.type === 'choice' ? '' : ` From ${option.minimum} to ${option.maximum}.`)
 
-const codes = core.errorCodes()
-const methods = core.methodTable()
-const formats = core.formatTable()
-const extras = core.extraTable()
-/** Type of a field of formats that has one of a few texts. */
-const choicesOf = field => [...new Set(formats.map(format => format[field]))].map(quote).join(' | ')
-const names = methods.flatMap(method => [method.name, ...method.aliases])
+/** The source text of registry.ts. */
+export async function registryOf({ codes, methods, formats, extras }) {
+  const { version } = JSON.parse(await readFile(join(import.meta.dirname, '../package.json'), 'utf8'))
+  /** Type of a field of formats that has one of a few texts. */
+  const choicesOf = field => [...new Set(formats.map(format => format[field]))].map(quote).join(' | ')
+  const names = methods.flatMap(method => [method.name, ...method.aliases])
 
-/** One entry for each option, whichever methods have it: they agree about its type. */
-const options = new Map()
-for (const method of methods) {
-  for (const option of method.options) options.set(option.name, [...(options.get(option.name) ?? []), { ...option, method: method.name }])
-}
-for (const [name, entries] of options) {
-  if (new Set(entries.map(typeOf)).size > 1) throw new Error(`the option ${name} has more than one type`)
-}
-
-/** A doc comment with a line for each of the option's meanings. */
-function optionComment(entries) {
-  const meanings = new Map()
-  for (const option of entries) {
-    const text = `${option.sentence}${boundsOf(option)} Default: ${defaultOf(option)}.`
-    meanings.set(text, [...(meanings.get(text) ?? []), option.method])
+  /** One entry for each option, whichever methods have it: they agree about its type. */
+  const options = new Map()
+  for (const method of methods) {
+    for (const option of method.options) options.set(option.name, [...(options.get(option.name) ?? []), { ...option, method: method.name }])
   }
-  return [...meanings].map(([text, users]) => `  /** ${users.join(', ')}: ${text} */`).join('\n')
-}
+  for (const [name, entries] of options) {
+    if (new Set(entries.map(typeOf)).size > 1) throw new Error(`the option ${name} has more than one type`)
+  }
 
-await writeFile(
-  join(directory, 'registry.ts'),
-  `// Written by scripts/generate-registry.mjs from the core's own tables.
+  /** A doc comment with a line for each of the option's meanings. */
+  function optionComment(entries) {
+    const meanings = new Map()
+    for (const option of entries) {
+      const text = `${option.sentence}${boundsOf(option)} Default: ${defaultOf(option)}.`
+      meanings.set(text, [...(meanings.get(text) ?? []), option.method])
+    }
+    return [...meanings].map(([text, users]) => `  /** ${users.join(', ')}: ${text} */`).join('\n')
+  }
+
+  return `// Written by scripts/generate-registry.mjs from the core's own tables.
 
 /** Version of the package. */
 export const version = ${quote(version)}
@@ -156,5 +147,5 @@ export const methods: readonly MethodInfo[] = ${JSON.stringify(
     null,
     2,
   )}
-`,
-)
+`
+}

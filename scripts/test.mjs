@@ -89,6 +89,7 @@ await main(async () => {
   try {
     await check('types of the tests', ['node_modules/typescript/bin/tsc', '-p', 'tests'])
     await check('generated docs', ['scripts/docs.mjs', '--check'])
+    await check('sizes of what browsers load', ['scripts/sizes.mjs', '--check'])
     await check('lint', ['node_modules/eslint/bin/eslint.js', '.'])
     for (const preset of nativePresets) {
       await buildNative(preset)

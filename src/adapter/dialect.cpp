@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <array>
 
+#include "base/help.h"
+
 namespace lego {
 namespace {
 
 constexpr DialectInfo kDialects[] = {
     {.dialect = Dialect::Peft,
      .name = "peft",
-     .sentence = "Hugging Face PEFT: a folder with adapter_model.safetensors and adapter_config.json.",
+     .sentence =
+         LEGO_HELP("Hugging Face PEFT: a folder with adapter_model.safetensors and adapter_config.json."),
      .naming = Naming::Transformers,
      .tensorFile = "adapter_model.safetensors",
      .configFile = "adapter_config.json",
@@ -19,7 +22,8 @@ constexpr DialectInfo kDialects[] = {
      .scales = ScalePlace::EachModule},
     {.dialect = Dialect::Kohya,
      .name = "kohya",
-     .sentence = "kohya-ss sd-scripts and LyCORIS: one file, flat names such as lora_unet_down_blocks_0.",
+     .sentence =
+         LEGO_HELP("kohya-ss sd-scripts and LyCORIS: one file, flat names such as lora_unet_down_blocks_0."),
      .naming = Naming::Diffusion,
      .tensorFile = "lora.safetensors",
      .hasConvolutions = true,
@@ -27,17 +31,18 @@ constexpr DialectInfo kDialects[] = {
      .alphaTensors = true},
     {.dialect = Dialect::Diffusers,
      .name = "diffusers",
-     .sentence = "diffusers (old, middle and current names) and ai-toolkit: one file, names such as "
-                 "unet.down_blocks.0.",
+     .sentence =
+         LEGO_HELP("diffusers (old, middle and current names) and ai-toolkit: one file, names such as "
+                   "unet.down_blocks.0."),
      .naming = Naming::Diffusion,
      .tensorFile = "pytorch_lora_weights.safetensors",
      .hasConvolutions = true,
      .scales = ScalePlace::EachModule},
     {.dialect = Dialect::Comfy,
      .name = "comfy",
-     .sentence =
+     .sentence = LEGO_HELP(
          "ComfyUI and original names: one file, diffusion_model.double_blocks.0, with or without that "
-         "prefix.",
+         "prefix."),
      .naming = Naming::Diffusion,
      .tensorFile = "lora.safetensors",
      .hasConvolutions = true,
@@ -45,18 +50,19 @@ constexpr DialectInfo kDialects[] = {
      .alphaTensors = true},
     {.dialect = Dialect::XLabs,
      .name = "xlabs",
-     .sentence = "XLabs' adapters for Flux: one file, names such as double_blocks.0.processor.qkv_lora1.",
+     .sentence =
+         LEGO_HELP("XLabs' adapters for Flux: one file, names such as double_blocks.0.processor.qkv_lora1."),
      .naming = Naming::Diffusion,
      .tensorFile = "lora.safetensors"},
     {.dialect = Dialect::ControlLora,
      .name = "control_lora",
-     .sentence = "Stability AI's Control-LoRA: one file, original names with .down and .up.",
+     .sentence = LEGO_HELP("Stability AI's Control-LoRA: one file, original names with .down and .up."),
      .naming = Naming::Diffusion,
      .tensorFile = "control-lora.safetensors",
      .hasConvolutions = true},
     {.dialect = Dialect::Mlx,
      .name = "mlx",
-     .sentence = "MLX: a folder with adapters.safetensors and adapter_config.json.",
+     .sentence = LEGO_HELP("MLX: a folder with adapters.safetensors and adapter_config.json."),
      .naming = Naming::Transformers,
      .tensorFile = "adapters.safetensors",
      .configFile = "adapter_config.json",
@@ -68,9 +74,9 @@ constexpr DialectInfo kDialects[] = {
      .hasOneRank = true},
     {.dialect = Dialect::Gguf,
      .name = "gguf",
-     .sentence =
+     .sentence = LEGO_HELP(
          "llama.cpp: one GGUF file, names such as blk.0.attn_q. Needs the base model's config.json or GGUF "
-         "where it is not all there is.",
+         "where it is not all there is."),
      .naming = Naming::Transformers,
      .tensorFile = "adapter.gguf",
      .file = FileKind::Gguf,
@@ -79,8 +85,9 @@ constexpr DialectInfo kDialects[] = {
      .stacks = StackLayout::Axis},
     {.dialect = Dialect::OnnxAdapter,
      .name = "onnx",
-     .sentence = "ONNX Runtime: one .onnx_adapter file, its tensors named after the graph's inputs. Written, "
-                 "not read.",
+     .sentence = LEGO_HELP(
+         "ONNX Runtime: one .onnx_adapter file, its tensors named after the graph's inputs. Written, "
+         "not read."),
      .naming = Naming::Transformers,
      .tensorFile = "adapter.onnx_adapter",
      .file = FileKind::OnnxAdapter,

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/help.h"
+
 namespace lego {
 namespace {
 
@@ -10,14 +12,14 @@ constexpr Policy kMerged[] = {Policy::Refuse, Policy::Drop, Policy::Merge};
 constexpr Policy kKept[] = {Policy::Refuse, Policy::Drop, Policy::First, Policy::Average, Policy::Sum};
 
 constexpr ExtraInfo kKinds[] = {
-    {ExtraKind::Dora, "dora", "DoRA magnitudes (lora_magnitude_vector, dora_scale)", kMerged},
-    {ExtraKind::LoraBias, "lora_bias", "biases of lora_B", kKept},
-    {ExtraKind::Bias, "bias", "trained biases", kKept},
-    {ExtraKind::ModulesToSave, "modules_to_save", "weights that were trained in full", kKept},
-    {ExtraKind::Diff, "diff", "differences of biases and normalisations (.diff, .diff_b)", kKept},
-    {ExtraKind::Norm, "norm", "trained normalisations (w_norm, b_norm)", kKept},
-    {ExtraKind::Embedding, "embedding", "embeddings that come along (bundle_emb)", kKept},
-    {ExtraKind::Other, "other", "everything else that is no factor", kRefused},
+    {ExtraKind::Dora, "dora", LEGO_HELP("DoRA magnitudes (lora_magnitude_vector, dora_scale)"), kMerged},
+    {ExtraKind::LoraBias, "lora_bias", LEGO_HELP("biases of lora_B"), kKept},
+    {ExtraKind::Bias, "bias", LEGO_HELP("trained biases"), kKept},
+    {ExtraKind::ModulesToSave, "modules_to_save", LEGO_HELP("weights that were trained in full"), kKept},
+    {ExtraKind::Diff, "diff", LEGO_HELP("differences of biases and normalisations (.diff, .diff_b)"), kKept},
+    {ExtraKind::Norm, "norm", LEGO_HELP("trained normalisations (w_norm, b_norm)"), kKept},
+    {ExtraKind::Embedding, "embedding", LEGO_HELP("embeddings that come along (bundle_emb)"), kKept},
+    {ExtraKind::Other, "other", LEGO_HELP("everything else that is no factor"), kRefused},
 };
 
 constexpr std::pair<Policy, const char*> kPolicies[] = {

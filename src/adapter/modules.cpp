@@ -10,6 +10,7 @@
 #include "adapter/write_adapter.h"
 #include "base/checked.h"
 #include "base/limits.h"
+#include "base/order.h"
 
 namespace lego {
 namespace {
@@ -213,7 +214,7 @@ bool namesEmbedding(std::string_view path) {
 }
 
 Status sortModules(std::vector<AdapterModule>& modules) {
-  std::ranges::sort(modules, {}, &AdapterModule::path);
+  sortStable(modules, [](const AdapterModule& x, const AdapterModule& y) { return x.path < y.path; });
   const auto twice = std::ranges::adjacent_find(modules, {}, &AdapterModule::path);
   if (twice == modules.end()) return {};
   return fail(Code::duplicateModule, "its module is also that of tensor " + shownName(twice->a.name),
@@ -283,7 +284,8 @@ Result<Catalogue> collectModules(const Header& header, Dialect dialect) {
   if (catalogue.modules.empty() && catalogue.unsupported.empty())
     return fail(Code::noFactors, "the file holds no LoRA factors of this dialect, " + std::string(info.name),
                 header.tensors.empty() ? std::string() : header.tensors.front().name);
-  std::ranges::sort(catalogue.alphas, {}, [](const AlphaTensor& alpha) { return alpha.tensor.begin; });
+  sortStable(catalogue.alphas,
+             [](const AlphaTensor& x, const AlphaTensor& y) { return x.tensor.begin < y.tensor.begin; });
   return catalogue;
 }
 

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 
 #include "adapter/config_fields.h"
 #include "adapter/stack.h"
 #include "base/limits.h"
+#include "base/order.h"
 #include "format/json.h"
 
 namespace lego::peft {
@@ -75,7 +77,7 @@ std::vector<std::string> readParameters(ConfigFields& fields) {
   if (!targets->is_array() || !std::ranges::all_of(*targets, isText))
     return fields.wrong("target_parameters", "a list of strings"), parameters;
   for (const Json& target : *targets) parameters.push_back(*target.get_ptr<const std::string*>());
-  std::ranges::sort(parameters);
+  sortStable(parameters, std::less<>());
   // Not std::ranges::unique: the clang that builds the fuzz targets cannot compile it.
   parameters.erase(std::unique(parameters.begin(), parameters.end()), parameters.end());
   return parameters;
@@ -227,7 +229,7 @@ std::vector<const ModuleNumber*> patternEntries(const std::vector<ModuleNumber>&
     const auto catches = [&](const ModuleNumber* other) { return keyMatches(*other->path, *module.path); };
     if (module.number != common || std::ranges::any_of(odd, catches)) entries.push_back(&module);
   }
-  std::ranges::stable_sort(entries, [](auto* x, auto* y) { return x->path->size() > y->path->size(); });
+  sortStable(entries, [](auto* x, auto* y) { return x->path->size() > y->path->size(); });
   return entries;
 }
 

@@ -41,6 +41,12 @@ std::string shownName(const std::string& name) {
   return text + "'";
 }
 
+ErrorSlot::ErrorSlot(Error error) : error_(new Error(std::move(error))) {}
+
+ErrorSlot::ErrorSlot(const ErrorSlot& other) : error_(other.error_ ? new Error(*other.error_) : nullptr) {}
+
+void ErrorSlot::release() { delete error_; }
+
 std::string describe(const Error& error) {
   std::string text;
   if (!error.file.empty()) text += shownName(error.file) + ": ";

@@ -5,7 +5,6 @@
 #include <optional>
 #include <string>
 #include <utility>
-#include <variant>
 
 namespace lego {
 
@@ -40,6 +39,30 @@ std::string describe(const Error& error);
 /// A name as a message may show it: quoted, control bytes escaped, cut after 160 bytes.
 std::string shownName(const std::string& name);
 
+/// An error or none, of one pointer's size: what calls pass on, test and throw away is then next to no code.
+class ErrorSlot {
+ public:
+  ErrorSlot() = default;
+  ErrorSlot(Error error);
+  ErrorSlot(const ErrorSlot& other);
+  ErrorSlot(ErrorSlot&& other) noexcept : error_(std::exchange(other.error_, nullptr)) {}
+  ErrorSlot& operator=(ErrorSlot other) noexcept {
+    std::swap(error_, other.error_);
+    return *this;
+  }
+  ~ErrorSlot() {
+    if (error_) release();
+  }
+
+  explicit operator bool() const { return error_ != nullptr; }
+  const Error& operator*() const { return *error_; }
+
+ private:
+  void release();
+
+  Error* error_ = nullptr;
+};
+
 /// Nothing, or an error.
 class [[nodiscard]] Status {
  public:
@@ -50,25 +73,26 @@ class [[nodiscard]] Status {
   const Error& error() const { return *error_; }
 
  private:
-  std::optional<Error> error_;
+  ErrorSlot error_;
 };
 
 /// A value, or an error. Read the value only after testing.
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : content_(std::in_place_index<0>, std::move(value)) {}
-  Result(Error error) : content_(std::in_place_index<1>, std::move(error)) {}
+  Result(T value) : value_(std::move(value)) {}
+  Result(Error error) : error_(std::move(error)) {}
 
-  explicit operator bool() const { return content_.index() == 0; }
-  T& operator*() { return *std::get_if<0>(&content_); }
-  const T& operator*() const { return *std::get_if<0>(&content_); }
-  T* operator->() { return std::get_if<0>(&content_); }
-  const T* operator->() const { return std::get_if<0>(&content_); }
-  const Error& error() const { return *std::get_if<1>(&content_); }
+  explicit operator bool() const { return value_.has_value(); }
+  T& operator*() { return *value_; }
+  const T& operator*() const { return *value_; }
+  T* operator->() { return &*value_; }
+  const T* operator->() const { return &*value_; }
+  const Error& error() const { return *error_; }
 
  private:
-  std::variant<T, Error> content_;
+  std::optional<T> value_;
+  ErrorSlot error_;
 };
 
 }  // namespace lego

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/order.h"
 #include "tensor/dtype.h"
 
 namespace lego {
@@ -23,6 +24,13 @@ struct Header {
   std::vector<TensorInfo> tensors;                            ///< in file order
   std::vector<std::pair<std::string, std::string>> metadata;  ///< in the header's order
 };
+
+/// By where the tensors lie.
+inline void sortByPlace(std::vector<TensorInfo>& tensors) {
+  sortStable(tensors, [](const TensorInfo& x, const TensorInfo& y) {
+    return x.begin != y.begin ? x.begin < y.begin : x.end < y.end;
+  });
+}
 
 /// A shape as messages show it: "[8, 64]".
 inline std::string shapeText(const std::vector<uint64_t>& shape) {

@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "base/limits.h"
+#include "base/order.h"
 #include "format/text.h"
 
 namespace lego::onnx_adapter {
@@ -271,10 +272,12 @@ class Reader {
   /// parameter.
   bool checkOverlaps() {
     auto& tensors = file.header.tensors;
-    std::ranges::stable_sort(tensors, {}, [](const TensorInfo& t) { return std::pair(t.begin, t.end); });
+    sortByPlace(tensors);
     for (const TensorInfo& tensor : tensors) extents_.push_back({tensor.begin, tensor.end, &tensor});
-    std::ranges::sort(extents_, {},
-                      [](const Extent& e) { return std::tuple(e.begin, e.end, e.tensor != nullptr); });
+    sortStable(extents_, [](const Extent& x, const Extent& y) {
+      return std::tuple(x.begin, x.end, x.tensor != nullptr) <
+             std::tuple(y.begin, y.end, y.tensor != nullptr);
+    });
     uint64_t used = 0;                 // end of all that came so far
     uint64_t dataEnd = 0;              // end of the data that came so far
     const TensorInfo* last = nullptr;  // whose it is

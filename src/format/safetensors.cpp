@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "base/checked.h"
 #include "base/limits.h"
+#include "base/order.h"
 #include "format/json.h"
 
 namespace lego::safetensors {
@@ -36,7 +36,7 @@ bool looksLikePickle(std::span<const std::byte> prefix) {
 }
 
 /// Reads the header's JSON as events, so that a header of many megabytes never becomes a tree.
-class HeaderReader final : public nlohmann::json_sax<Json> {
+class HeaderReader final : public JsonEvents {
  public:
   explicit HeaderReader(uint64_t dataBegin) : dataBegin_(dataBegin) {}
 
@@ -220,15 +220,14 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
 /// Names once each; then, sorted by place, every byte of the data belongs to exactly one tensor.
 Status checkLayout(Header& header, uint64_t dataBegin, uint64_t fileSize) {
   auto& tensors = header.tensors;
-  std::vector<size_t> byName(tensors.size());
-  std::iota(byName.begin(), byName.end(), size_t{0});
-  std::ranges::sort(byName, {}, [&](size_t i) -> const std::string& { return tensors[i].name; });
+  const auto byName =
+      orderOf(tensors.size(), [&](size_t i, size_t j) { return tensors[i].name < tensors[j].name; });
   for (size_t i = 1; i < byName.size(); ++i) {
     const auto& name = tensors[byName[i]].name;
     if (tensors[byName[i - 1]].name == name)
       return fail(Code::duplicateTensor, "the name occurs twice in the header", name);
   }
-  std::ranges::stable_sort(tensors, {}, [](const TensorInfo& t) { return std::pair(t.begin, t.end); });
+  sortByPlace(tensors);
   uint64_t position = dataBegin;
   for (const TensorInfo& tensor : tensors) {
     if (tensor.begin < position)
@@ -297,7 +296,8 @@ Result<Header> readHeader(std::span<const std::byte> bytes, uint64_t fileSize) {
       nul != std::string_view::npos)
     return fail(Code::badHeader, "the header is not valid JSON: it holds a NUL byte", {}, kPrefixBytes + nul);
   HeaderReader reader(*size);
-  if (!Json::sax_parse(text + kPrefixBytes, text + *size, &reader) || !reader.done()) return reader.error;
+  if (!readJson({text + kPrefixBytes, bytes.size() - kPrefixBytes}, reader) || !reader.done())
+    return reader.error;
   if (Status sound = checkLayout(reader.header, *size, fileSize); !sound) return sound.error();
   return std::move(reader.header);
 }

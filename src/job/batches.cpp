@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/order.h"
 #include "job/shared_inputs.h"
 
 namespace lego {
@@ -43,8 +44,9 @@ std::vector<ReadPiece> piecesOf(PlannedExtra& extra) {
 
 /// The ranges that hold a batch's tensors, joined where they touch or nearly do.
 void layOutReads(std::vector<ReadPiece> pieces, PlannedBatch& batch) {
-  std::ranges::sort(pieces, {},
-                    [](const ReadPiece& piece) { return std::pair(piece.adapter, piece.tensor->begin); });
+  sortStable(pieces, [](const ReadPiece& x, const ReadPiece& y) {
+    return x.adapter != y.adapter ? x.adapter < y.adapter : x.tensor->begin < y.tensor->begin;
+  });
   for (const ReadPiece& piece : pieces) {
     const uint64_t begin = piece.tensor->begin, end = piece.tensor->end;
     ReadRange* last = batch.reads.empty() ? nullptr : &batch.reads.back();

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "adapter/ggml_names.h"
+#include "base/order.h"
 #include "job/dora.h"
 #include "merge/canonical.h"
 #include "merge/least_interference.h"
@@ -128,8 +129,7 @@ std::vector<uint32_t> adapterOrder(const Plan& plan, std::span<const size_t> gro
   }
   std::vector<uint32_t> order;
   for (const auto& [adapter, key] : keys) order.push_back(adapter);
-  std::ranges::stable_sort(
-      order, std::ranges::greater(), [&](uint32_t i) -> const auto& { return keys[i]; });
+  sortStable(order, [&](uint32_t i, uint32_t j) { return keys[i] > keys[j]; });
   return order;
 }
 

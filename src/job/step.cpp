@@ -5,9 +5,11 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <numeric>
 
 #include "adapter/ggml_names.h"
+#include "base/order.h"
 #include "job/dora.h"
 #include "merge/rescale.h"
 #include "tensor/convert.h"
@@ -45,7 +47,7 @@ std::vector<float> finalFactors(const ModuleUnits& units, uint32_t rank, MergedF
     for (double& coefficient : merged.a.row(q)) coefficient *= factors[q];
     for (double& coefficient : merged.b.row(q)) coefficient *= factors[q];
   }
-  std::ranges::sort(merged.nearZero);
+  sortStable(merged.nearZero, std::less<>());
   return factors;
 }
 
@@ -197,10 +199,8 @@ bool keepsNearlyAll(const ModuleUnits& units, const Outcome& outcome, double sca
 
 /// The pool's adapters by their index in the input list.
 std::vector<size_t> inputOrder(const ModuleUnits& units) {
-  std::vector<size_t> order(units.adapter.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::sort(order, {}, [&](size_t i) { return units.adapter[i]; });
-  return order;
+  return orderOf(units.adapter.size(),
+                 [&](size_t i, size_t j) { return units.adapter[i] < units.adapter[j]; });
 }
 
 template <typename T>

@@ -9,6 +9,7 @@
 #include "adapter/glob.h"
 #include "adapter/write_adapter.h"
 #include "base/limits.h"
+#include "base/order.h"
 
 namespace lego {
 namespace {
@@ -235,9 +236,10 @@ Status setNames(std::vector<PlannedModule>& modules, const NamedModules& named,
     }
   }
   // Parts by their order in the pair, which their paths, as text, do not give.
-  std::ranges::sort(modules, {}, [&](const PlannedModule& module) {
+  const auto place = [&](const PlannedModule& module) {
     return std::pair(pairs.at(module.name).first, partOf(module));
-  });
+  };
+  sortStable(modules, [&](const PlannedModule& x, const PlannedModule& y) { return place(x) < place(y); });
   for (size_t m = 0; m < modules.size(); ++m) {
     const auto& [first, kind, parts] = pairs.at(modules[m].name);
     if (kind == Kind::Expert) {

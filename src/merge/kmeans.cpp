@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/limits.h"
+#include "base/order.h"
 #include "base/random.h"
 
 namespace lego {
@@ -320,9 +321,7 @@ Clustering lloyd(const Points& points, std::span<const uint32_t> start, uint32_t
 Clustering cluster(const Points& points, uint32_t k, const SearchOptions& options, const Context& context) {
   const size_t n = points.weights.size();
   // Work on the units in an order of their own, so that the order in which adapters are given is forgotten.
-  std::vector<size_t> order(n);
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::stable_sort(order, [&](size_t u, size_t v) {
+  const auto order = orderOf(n, [&](size_t u, size_t v) {
     const double x = points.weights[u] * points.gram(u, u), y = points.weights[v] * points.gram(v, v);
     return x != y ? x > y : points.weights[u] > points.weights[v];
   });

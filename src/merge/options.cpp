@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
+#include <cmath>
 #include <cstdlib>
 #include <optional>
+
+#include "format/json.h"
 
 namespace lego {
 namespace {
@@ -27,9 +29,7 @@ std::optional<double> parseNumber(const std::string& text) {
 
 /// A bound or default as people write it.
 std::string shownNumber(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.15g", value);
-  return text;
+  return value == std::floor(value) ? std::to_string(static_cast<int64_t>(value)) : jsonNumber(value);
 }
 
 std::string expectation(const OptionInfo& info) {

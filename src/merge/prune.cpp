@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <numeric>
+
+#include "base/order.h"
 
 namespace lego {
 namespace {
@@ -25,18 +26,17 @@ MergedFactors keepUnits(const UnitPool& pool, std::span<const size_t> units) {
 }
 
 Result<MergedFactors> mergePrune(const UnitPool& pool, const MethodRequest& request, const Context&) {
-  std::vector<size_t> order(pool.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::stable_sort(order, std::greater<>(), [&](size_t u) { return unitEnergy(pool, u); });
+  auto order =
+      orderOf(pool.size(), [&](size_t u, size_t v) { return unitEnergy(pool, u) > unitEnergy(pool, v); });
   order.resize(request.rank);
-  std::ranges::sort(order);
+  sortStable(order, std::less<>());
   return keepUnits(pool, order);
 }
 
 Result<std::vector<double>> pruneEnergies(const UnitPool& pool, const MethodRequest&, const Context&) {
   std::vector<double> energies;
   for (size_t u = 0; u < pool.size(); ++u) energies.push_back(unitEnergy(pool, u));
-  std::ranges::sort(energies, std::greater<>());
+  sortDescending(energies);
   return energies;
 }
 

@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/order.h"
 #include "merge/kmeans.h"
 
 namespace lego {
@@ -85,7 +86,7 @@ std::vector<double> wardGains(const Points& points) {
   }
   size_t last = 0;
   while (!clusters.alive(last)) ++last;
-  std::ranges::sort(costs, std::greater<>());
+  sortDescending(costs);
   costs.insert(costs.begin(), std::max(0.0, clusters.explained(last)));
   return costs;
 }

@@ -1,0 +1,50 @@
+#include "convert.h"
+
+#include <emscripten/bind.h>
+
+namespace lego::bindings {
+
+using emscripten::val;
+
+val toJs(const void* from, const Shape& shape) {
+  switch (shape.kind) {
+    case Shape::Kind::Text: return val(*static_cast<const std::string*>(from));
+    case Shape::Kind::Number: return val(*static_cast<const double*>(from));
+    case Shape::Kind::Count: return val(*static_cast<const uint32_t*>(from));
+    case Shape::Kind::Flag: return val(*static_cast<const bool*>(from));
+    case Shape::Kind::Bytes: return *static_cast<const val*>(from);
+    case Shape::Kind::List: {
+      val list = val::array();
+      // Looked at only.
+      const auto [first, count] = shape.items(const_cast<void*>(from));
+      for (size_t i = 0; i < count; ++i) list.set(i, toJs(first + i * shape.item->size, *shape.item));
+      return list;
+    }
+    case Shape::Kind::Object: break;
+  }
+  val object = val::object();
+  for (const Field& field : shape.fields)
+    object.set(field.name, toJs(static_cast<const std::byte*>(from) + field.offset, *field.shape));
+  return object;
+}
+
+void fromJs(const val& from, const Shape& shape, void* to) {
+  switch (shape.kind) {
+    case Shape::Kind::Text: *static_cast<std::string*>(to) = from.as<std::string>(); return;
+    case Shape::Kind::Number: *static_cast<double*>(to) = from.as<double>(); return;
+    case Shape::Kind::Count: *static_cast<uint32_t*>(to) = from.as<uint32_t>(); return;
+    case Shape::Kind::Flag: *static_cast<bool*>(to) = from.as<bool>(); return;
+    case Shape::Kind::Bytes: *static_cast<val*>(to) = from; return;
+    case Shape::Kind::List: {
+      shape.resize(to, from["length"].as<uint32_t>());
+      const auto [first, count] = shape.items(to);
+      for (size_t i = 0; i < count; ++i) fromJs(from[i], *shape.item, first + i * shape.item->size);
+      return;
+    }
+    case Shape::Kind::Object: break;
+  }
+  for (const Field& field : shape.fields)
+    fromJs(from[field.name], *field.shape, static_cast<std::byte*>(to) + field.offset);
+}
+
+}  // namespace lego::bindings
