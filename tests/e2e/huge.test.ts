@@ -129,15 +129,21 @@ describe.each([{ isolated: true }, { isolated: false }])('the page in Chromium, 
     try {
       const page = await browser.newPage()
       const problems = watch(page)
+      // The folder that the page asks the user for is one of its own.
+      await page.addInitScript(() => Object.assign(globalThis, { showDirectoryPicker: () => navigator.storage.getDirectory() }))
       await page.goto(site.url)
       const longTasks = await watchLongTasks(page)
       for (const path of paths) await page.locator('#folder-input').setInputFiles(path)
       await page.getByLabel('Method').selectOption('svd')
       await page.getByLabel('Rank', { exact: true }).fill('1')
       await page.locator('#merge:enabled').waitFor()
-      await page.getByRole('button', { name: 'Merge', exact: true }).click()
+      await page.getByRole('button', { name: 'Merge into a folder' }).click()
       const [saved] = await Promise.all([page.waitForEvent('download', { timeout: 240_000 }), page.getByRole('link', { name: /report/ }).click({ timeout: 240_000 })])
       checkReport(JSON.parse(await readFile(await saved.path(), 'utf8')) as MergeReport)
+      expect(await page.evaluate(async () => {
+        const folder = await navigator.storage.getDirectory()
+        return (await (await folder.getFileHandle('adapter_model.safetensors')).getFile()).size
+      })).toBeGreaterThan(modules * 2 * side * 2)
       expect(await longTasks()).toEqual([])
       expect(problems).toEqual([])
     } finally {

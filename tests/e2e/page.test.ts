@@ -95,7 +95,7 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
 
   it('merges the example adapters and saves an adapter that parses', async () => {
     expect(await page.evaluate(() => crossOriginIsolated)).toBe(isolated)
-    expect(await page.locator('#environment').textContent()).toMatch(isolated ? /\d+ threads/ : /one thread/)
+    expect(await page.locator('#environment').textContent()).toMatch(isolated ? /\d+ threads/ : /\d+ workers|one thread/)
     await page.getByRole('button', { name: 'Try the example adapters' }).click()
     await canMerge()
     expect(await page.locator('.adapter').count()).toBe(6)

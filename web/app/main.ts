@@ -16,6 +16,7 @@ const adapters = new AdapterList(find('adapters', HTMLElement), merger, () => {
 })
 const form = new RecipeForm(find('recipe', HTMLFormElement), () => void replan())
 const mergeButton = find('merge', HTMLButtonElement)
+const mergeIntoButton = find('merge-into', HTMLButtonElement)
 const convertButton = find('convert', HTMLButtonElement)
 const cancelButton = find('cancel', HTMLButtonElement)
 const progressBar = find('progress', HTMLProgressElement)
@@ -31,8 +32,13 @@ const suggestText = find('suggest-text', HTMLElement)
 const advice = find('advice', HTMLElement)
 let suggesting: AbortController | undefined
 
-find('environment', HTMLElement).textContent =
-  `lora-lego ${version} · ` + (merger.threads > 1 ? `${merger.threads} threads` : 'one thread (this page is not isolated, or this browser shares no memory)')
+find('environment', HTMLElement).textContent = `lora-lego ${version} · ${workersText()}`
+
+function workersText(): string {
+  if (merger.threads > 1) return `${merger.threads} threads`
+  // The page is not isolated, or the browser shares no memory.
+  return merger.lanes > 1 ? `${merger.lanes} workers, each with a memory of its own` : 'one thread'
+}
 
 const listed = (texts: readonly string[]): string => new Intl.ListFormat('en-GB').format(texts)
 find('formats', HTMLElement).append(
@@ -45,7 +51,7 @@ async function replan(): Promise<void> {
   planning?.abort()
   const controller = (planning = new AbortController())
   form.defaultRank = adapters.largestRank
-  mergeButton.disabled = convertButton.disabled = true
+  mergeButton.disabled = mergeIntoButton.disabled = convertButton.disabled = true
   const { inputs } = adapters
   const { recipe } = form
   offerConversion(recipe ?? {})
@@ -57,7 +63,7 @@ async function replan(): Promise<void> {
   try {
     const plan = await merger.plan(inputs, recipe, { signal: controller.signal })
     planView.replaceChildren(...planText(plan))
-    mergeButton.disabled = running !== undefined
+    mergeButton.disabled = mergeIntoButton.disabled = running !== undefined
   } catch (error) {
     if (controller.signal.aborted) return
     planView.replaceChildren(make('p', { className: 'problem' }, messageFor(error)))
@@ -145,14 +151,29 @@ function messageFor(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-async function merge(): Promise<void> {
+/** Merges, into memory unless a folder is given. */
+async function merge(output?: FileSystemDirectoryHandle): Promise<void> {
   const { recipe } = form
   if (!recipe) return
   const { inputs, names } = adapters
   await run(
-    options => merger.merge(inputs, recipe, options),
-    report => ({ name: resultName(names), done: `${countText(report.modules.length, 'module')} merged with ${report.recipe.method} in ${timeText(report)}.` }),
+    options => merger.merge(inputs, recipe, { ...options, ...(output && { output }) }),
+    report => ({ name: resultName(names), done: `${countText(report.modules.length, 'module')} merged with ${report.recipe.method} in ${timeText(report)}${output ? `, and written into the folder “${output.name}”` : ''}.` }),
   )
+}
+
+/** Chromium: a folder that the page may write to. */
+const chooseFolder = (globalThis as { showDirectoryPicker?: (options: { mode: 'readwrite' }) => Promise<FileSystemDirectoryHandle> }).showDirectoryPicker
+mergeIntoButton.hidden = !chooseFolder
+
+/** Merges into a folder of the user's: a large result is nowhere in memory. */
+async function mergeInto(): Promise<void> {
+  const folder = await chooseFolder?.({ mode: 'readwrite' }).catch((error: unknown) => {
+    // The user has chosen none.
+    if (error instanceof DOMException && error.name === 'AbortError') return undefined
+    throw error
+  })
+  if (folder) await merge(folder)
 }
 
 async function convert(): Promise<void> {
@@ -197,7 +218,7 @@ async function run(work: (options: MergeOptions) => Promise<MergeResult>, textFo
 }
 
 function setRunning(on: boolean): void {
-  mergeButton.disabled = convertButton.disabled = on
+  mergeButton.disabled = mergeIntoButton.disabled = convertButton.disabled = on
   cancelButton.hidden = progressBar.hidden = !on
   if (on) {
     progressBar.value = 0
@@ -256,6 +277,7 @@ addEventListener('drop', event => {
 
 suggestButton.addEventListener('click', () => void suggest())
 mergeButton.addEventListener('click', () => void merge())
+mergeIntoButton.addEventListener('click', () => handle(mergeInto))
 convertButton.addEventListener('click', () => void convert())
 cancelButton.addEventListener('click', () => running?.abort())
 addEventListener('pagehide', () => void merger.close())

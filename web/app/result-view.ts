@@ -49,6 +49,8 @@ export async function showResult(root: HTMLElement, { files, report }: MergeResu
 
 /** The adapter as one download, a folder as a zip; and then also its files. */
 async function fileLinks(files: readonly File[], name: string): Promise<HTMLAnchorElement[]> {
+  // It was written to a folder.
+  if (files.length === 0) return []
   const [only] = files
   const adapter = (file: string, blob: Blob): HTMLAnchorElement => downloadLink(`Download the adapter (${bytesText(blob.size)})`, file, blob, 'button primary')
   if (only && files.length === 1) return [adapter(name + only.name.slice(only.name.lastIndexOf('.')), only)]
