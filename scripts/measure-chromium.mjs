@@ -5,7 +5,9 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { chromium } from 'playwright-core'
 import { preview } from 'vite'
-import { isolation } from '../vite.config.js'
+
+// As vite.config.ts has them for the page.
+const isolation = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Resource-Policy': 'same-origin' }
 
 /** Runs in the page. Seconds of the best of some rounds, and every task of the main thread above 50 ms. */
 async function measureInPage({ ids, recipe, workers, rounds }) {

@@ -10,7 +10,7 @@ import { writeHashes } from './kohya-hashes.js'
 import { mostShards, partKey, partTensors, type PartDescription, type PartPlan, type PartReport } from './part.js'
 import type { JoinOutcome } from './protocol.js'
 import { checkCancelled, nextTask, readHeader, type Listener, type Tools } from './run.js'
-import type { OutputReference, Sink } from './sink.js'
+import { mustReadBack, type OutputReference, type Sink } from './sink.js'
 import type { ByteSource, FileReference } from './source.js'
 
 /** Bytes of a file, or of a part's tensor. */
@@ -303,6 +303,7 @@ export async function join(tools: Tools, references: readonly FileReference[], o
     const progress = (done: number): void => listener.progress({ fraction: Math.min(done / bytes, 0.999), modulesDone: Math.floor((done / bytes) * modules.length), modules: modules.length })
     const sink = await tools.openSink(output, configFile === '' ? [file] : [file, configFile])
     try {
+      if (hashes || wantsHashes) mustReadBack(sink, 'hashes are made by reading the result once more')
       const outputs: string[] = []
       await sink.begin({ name: file, size: bytes })
       await sink.write(header)

@@ -12,7 +12,7 @@ import { helpLeader, leadHelper, type BatchResult } from './lanes.js'
 import { batchesOf, fingerprintOf, modulesOf, numbered, partName, PartSink, type NumberedBatch } from './part.js'
 import type { AdapterData, AdapterReference, AssistRequest, CancelFlag, ComparisonData, Effort, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
-import type { OpenSink, OutputReference } from './sink.js'
+import { mustReadBack, type OpenSink, type OutputReference } from './sink.js'
 import type { ByteSource, FileReference, OpenSource } from './source.js'
 
 // PEFT's own configs have 1 to 3 KB; the core refuses more than this (limits.h, kConfigBytes).
@@ -323,9 +323,8 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
     const part = await openPart(tools, session, job, planned, output, inputHashes)
     const sink = part ?? (await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile]))
     try {
-      if (!sink.readsBack && (part || wantsHashes || session.outputHashes().areWritten)) {
-        throw new MergeError({ code: 'not_supported', message: 'hashes are made by reading the result once more, which a stream does not allow: write to a file or to memory, or leave out hashes (kohya: metadata)' })
-      }
+      if (part) mustReadBack(sink, 'the header of a part is written last')
+      if (wantsHashes || session.outputHashes().areWritten) mustReadBack(sink, 'hashes (in a kohya file those of its metadata) are made by reading the result once more')
       await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
       await sink.write(session.outputHeader())
       // Of a shard's modules only.

@@ -1,5 +1,6 @@
 // Where merged bytes go, in file order.
 
+import { MergeError } from './error.js'
 import { openBlob, type ByteSource } from './source.js'
 
 /** Name and size in bytes of a file of the result. */
@@ -40,6 +41,11 @@ export type OutputReference =
 
 /** Opens an output for files of these names; the platform decides which kinds it can. */
 export type OpenSink = (output: OutputReference, names: readonly string[]) => Promise<Sink>
+
+/** Refuses a sink that only goes forward, for `why`. */
+export function mustReadBack(sink: Sink, why: string): void {
+  if (!sink.readsBack) throw new MergeError({ code: 'not_supported', message: `${why}, which a stream does not allow: write to a file or to memory` })
+}
 
 /** Collects files as Blobs: a browser keeps those outside of any page's or worker's heap. */
 export class BlobSink implements Sink {
