@@ -15,12 +15,12 @@ import { project } from './toolchain.mjs'
 
 /** A page that has all of the library, as a bundler gives it. */
 const site = join(project, 'build/size')
+const source = join(project, 'build/size-source')
 const examples = ['add3', 'rotl2']
 // Starts of a process or page, of which the middle one counts.
 const rounds = 7
 
 async function bundleLibrary() {
-  const source = join(project, 'build/size-source')
   await rm(source, { recursive: true, force: true })
   await mkdir(source, { recursive: true })
   await writeFile(join(source, 'index.html'), '<!doctype html>\n<link rel="icon" href="data:," />\n<script type="module">import * as library from "lora-lego"; globalThis.library = library</script>\n')
@@ -78,7 +78,7 @@ async function startInChromium(isolated, threads) {
   const { loadConfigFromFile, preview } = await import('vite')
   const { config } = await loadConfigFromFile({ command: 'serve', mode: 'production' }, join(project, 'vite.config.ts'))
   const headers = isolated ? config.preview.headers : {}
-  const server = await preview({ configFile: false, root: site, build: { outDir: site }, preview: { port: 0, host: '127.0.0.1', headers }, logLevel: 'warn' })
+  const server = await preview({ configFile: false, root: source, build: { outDir: site }, preview: { port: 0, host: '127.0.0.1', headers }, logLevel: 'warn' })
   const browser = await chromium.launch({ executablePath: process.env.LORA_LEGO_CHROMIUM || '/usr/bin/chromium', headless: true, args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-background-networking'] })
   try {
     const url = server.resolvedUrls.local[0]
@@ -96,7 +96,7 @@ async function startInChromium(isolated, threads) {
       times.push(await page.evaluate(startInPage, { script, threads, files }))
       await context.close()
     }
-    return times
+    return { name: `Chromium ${browser.version().split('.')[0]}`, times }
   } finally {
     await browser.close()
     await server.close()
@@ -113,13 +113,15 @@ async function inNode(threads) {
 
 async function startRows() {
   await ensurePrograms({ chromium: 'chromium' })
-  const version = (await run('chromium', ['--version'], { quiet: true })).split(' ')[1].split('.')[0]
   const row = (where, threads, times) => [where, threads, `${Math.round(middle(times))} ms`, `${Math.round(Math.min(...times))} to ${Math.round(Math.max(...times))} ms`]
+  const node = `Node ${process.versions.node.split('.')[0]}`
+  const single = await startInChromium(false)
+  const isolated = await startInChromium(true, 2)
   return [
-    row(`Node ${process.versions.node.split('.')[0]}`, '1', await inNode(1)),
-    row(`Node ${process.versions.node.split('.')[0]}`, '2', await inNode(2)),
-    row(`Chromium ${version}, page not isolated`, '1', await startInChromium(false)),
-    row(`Chromium ${version}, isolated`, '2', await startInChromium(true, 2)),
+    row(node, '1', await inNode(1)),
+    row(node, '2', await inNode(2)),
+    row(`${single.name}, page not isolated`, '1', single.times),
+    row(`${isolated.name}, isolated`, '2', isolated.times),
   ]
 }
 
