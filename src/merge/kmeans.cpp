@@ -84,21 +84,29 @@ class Partition {
   void remove(size_t u) {
     const uint32_t p = label[u];
     const double w = points_.weights[u] * sign[u];
-    energy_[p] += -2 * w * sum(u, p) + w * w * points_.gram(u, u);
-    weight_[p] -= points_.weights[u];
-    --members_[p];
+    leave(u);
     addToSums(u, p, -w);
     settle(p);
   }
 
   void insert(size_t u, uint32_t q) {
-    sign[u] = points_.signless && sum(u, q) < 0 ? -1 : 1;
-    const double w = points_.weights[u] * sign[u];
-    energy_[q] += 2 * w * sum(u, q) + w * w * points_.gram(u, u);
-    weight_[q] += points_.weights[u];
-    ++members_[q];
-    addToSums(u, q, w);
-    label[u] = q;
+    addToSums(u, q, join(u, q));
+    settle(q);
+  }
+
+  /// remove(u) and insert(u, q) in one pass over the sums, for a q that is not u's cluster.
+  void move(size_t u, uint32_t q) {
+    const uint32_t p = label[u];
+    const double left = points_.weights[u] * sign[u];
+    leave(u);
+    const double joined = join(u, q);
+    const double* row = points_.gram.row(u).data();
+    for (size_t v = 0; v < n_; ++v) {
+      double* s = &sums_[v * k_];
+      s[p] += -left * row[v];
+      s[q] += joined * row[v];
+    }
+    settle(p);
     settle(q);
   }
 
@@ -138,8 +146,7 @@ class Partition {
         if (members_[label[u]] < 2) continue;
         const Choice other = bestOther(u);
         if (other.gain - leaveLoss(u) <= leastGain) continue;
-        remove(u);
-        insert(u, other.cluster);
+        move(u, other.cluster);
         moved = true;
       }
       if (!moved) return;
@@ -147,6 +154,26 @@ class Partition {
   }
 
  private:
+  /// Takes u out of its cluster's energy and weight.
+  void leave(size_t u) {
+    const uint32_t p = label[u];
+    const double w = points_.weights[u] * sign[u];
+    energy_[p] += -2 * w * sum(u, p) + w * w * points_.gram(u, u);
+    weight_[p] -= points_.weights[u];
+    --members_[p];
+  }
+
+  /// Adds u to q's energy and weight; returns what its inner products count in q's sums.
+  double join(size_t u, uint32_t q) {
+    sign[u] = points_.signless && sum(u, q) < 0 ? -1 : 1;
+    const double w = points_.weights[u] * sign[u];
+    energy_[q] += 2 * w * sum(u, q) + w * w * points_.gram(u, u);
+    weight_[q] += points_.weights[u];
+    ++members_[q];
+    label[u] = q;
+    return w;
+  }
+
   /// Flips u where the other members of its cluster point the other way.
   bool turn(size_t u) {
     const uint32_t p = label[u];
@@ -225,12 +252,10 @@ void swapCentroid(Partition& partition, uint32_t p, size_t u) {
   for (size_t v = 0; v < partition.label.size(); ++v) {
     if (partition.label[v] != p || v == u) continue;
     const uint32_t other = partition.bestOther(v).cluster;
-    partition.remove(v);
-    partition.insert(v, other);
+    partition.move(v, other);
   }
   if (partition.label[u] != p) {
-    partition.remove(u);
-    partition.insert(u, p);
+    partition.move(u, p);
   }
 }
 

@@ -1,7 +1,6 @@
 #include "tensor/unpack.h"
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 #include "tensor/convert.h"
@@ -17,8 +16,14 @@ using namespace formats;
 constexpr size_t kTileFloats = 16 * 1024;
 constexpr size_t kTileColumns = 1024;
 
-// What a kernel walks over before it comes back for the next columns: half of the smallest L1 cache.
-constexpr size_t kTileBytes = 16 * 1024;
+// Rows for one call of a kernel that transposes: see LEGO_KERNEL.
+constexpr size_t kCallRows = 512;
+
+/// Rows of a matrix that such a kernel works on before it goes on to the next block of columns. Where there
+/// are few blocks: a line of the cache in each row of floats, so that the matrix is read in one go (a fifth
+/// faster from memory). Where there are more, rows of floats would change so often that their pages'
+/// addresses are forgotten each time (a fifth slower).
+constexpr size_t groupRows(size_t blocks) { return blocks <= 2 ? 16 : 64; }
 
 /// How a rows x columns matrix is cut for transposition: whole rows where they are short.
 struct Tiling {
@@ -37,19 +42,6 @@ const std::byte* elementAt(const MatrixView& matrix, size_t row, size_t column) 
   return matrix.data + bytesBefore(matrix.dtype, row * matrix.columns + column);
 }
 
-/// A format with whose elements a matrix can be transposed as it is: some columns of the matrix, those of one
-/// register, at a time. `rowBytes`: from one row to the next. `rows` is a multiple of 4.
-struct ColumnKernels {
-  size_t columns;
-  /// Column c of the matrix becomes row c of `target`; largest[c] grows to its largest magnitude's bits.
-  void (*unpack)(const std::byte* source, size_t rowBytes, size_t rows, float* target, size_t stride,
-                 uint32_t* largest);
-  /// Row c of `source`, times factors[c], becomes column c of the matrix; returns the largest magnitude's
-  /// bits. May be missing.
-  uint32_t (*pack)(const float* source, size_t stride, size_t rows, const float* factors, std::byte* target,
-                   size_t rowBytes);
-};
-
 /// Lane c of row r becomes lane r of row c.
 void transposeLanes(U32x4 (&rows)[4]) {
   const U32x4 even0 = xsimd::zip_lo(rows[0], rows[2]), even1 = xsimd::zip_hi(rows[0], rows[2]);
@@ -60,65 +52,126 @@ void transposeLanes(U32x4 (&rows)[4]) {
   rows[3] = xsimd::zip_hi(even1, odd1);
 }
 
+/// The first column of each block of `Format::kElements`: the last one overlaps its neighbour where it has
+/// to, and does again what is done already.
 template <typename Format>
-LEGO_KERNEL void unpackColumnBlock(const std::byte* source, size_t rowBytes, size_t rows, float* target,
-                                   size_t stride, uint32_t* largest) {
+size_t blockBegin(size_t block, size_t columns) {
+  return std::min(block * Format::kElements, columns - Format::kElements);
+}
+
+/// Column c of the matrix becomes row c of `target`. `rows` is a multiple of 4, `rowBytes` lie from one to
+/// the next. The elements of block b of the columns have their largest magnitudes at magnitudes[b *
+/// kElements].
+template <typename Format>
+LEGO_KERNEL void unpackColumnBlocks(const std::byte* source, size_t rowBytes, size_t rows, size_t columns,
+                                    float* target, size_t stride,
+                                    typename Format::Magnitudes::value_type* magnitudes) {
   using Magnitudes = typename Format::Magnitudes;
   constexpr size_t n = Format::kElements;
-  Magnitudes magnitudes(typename Magnitudes::value_type{0});
-  for (size_t row = 0; row < rows; row += 4) {
-    const std::byte* from = source + row * rowBytes;
-    U32x4 words[4] = {load(from), load(from + rowBytes), load(from + 2 * rowBytes),
-                      load(from + 3 * rowBytes)};
-    for (const U32x4& word : words) magnitudes = simd::larger(magnitudes, Format::magnitudes(word));
-    transposeLanes(words);
-    for (size_t w = 0; w < 4; ++w) {
-      F32x4 values[n / 4];
-      Format::split(words[w], values);
-      for (size_t e = 0; e < n / 4; ++e) values[e].store_unaligned(target + (w * n / 4 + e) * stride + row);
+  const size_t group = groupRows((columns + n - 1) / n);
+  for (size_t first = 0; first < rows; first += group) {
+    const size_t end = std::min(first + group, rows);
+    for (size_t block = 0; block * n < columns; ++block) {
+      const size_t column = blockBegin<Format>(block, columns);
+      const std::byte* from = source + column * sizeof(typename Format::Element);
+      float* to = target + column * stride;
+      Magnitudes largest = Magnitudes::load_unaligned(magnitudes + block * n);
+      for (size_t row = first; row < end; row += 4) {
+        U32x4 words[4];
+        for (size_t r = 0; r < 4; ++r) {
+          words[r] = load(from + (row + r) * rowBytes);
+          largest = simd::larger(largest, Format::magnitudes(words[r]));
+        }
+        transposeLanes(words);
+        for (size_t w = 0; w < 4; ++w) {
+          F32x4 values[n / 4];
+          Format::split(words[w], values);
+          for (size_t e = 0; e < n / 4; ++e) values[e].store_unaligned(to + (w * n / 4 + e) * stride + row);
+        }
+      }
+      largest.store_unaligned(magnitudes + block * n);
     }
-  }
-  alignas(16) typename Magnitudes::value_type found[n];
-  magnitudes.store_aligned(found);
-  for (size_t c = 0; c < n; ++c) {
-    largest[c] = std::max(largest[c], Format::magnitudeBits(static_cast<typename Format::Element>(found[c])));
   }
 }
 
+/// The first `rows` rows, a multiple of 4.
 template <typename Format>
-LEGO_KERNEL uint32_t packColumnBlock(const float* source, size_t stride, size_t rows, const float* factors,
-                                     std::byte* target, size_t rowBytes) {
+void unpackColumnsAs(const MatrixView& matrix, size_t rows, float* units, size_t stride,
+                     std::span<uint32_t> magnitude) {
   constexpr size_t n = Format::kElements;
+  const size_t columns = matrix.columns, blocks = (columns + n - 1) / n;
+  std::vector<typename Format::Magnitudes::value_type> largest(blocks * n);
+  for (size_t row = 0; row < rows; row += kCallRows) {
+    unpackColumnBlocks<Format>(elementAt(matrix, row, 0), columns * sizeof(typename Format::Element),
+                               std::min(kCallRows, rows - row), columns, units + row, stride, largest.data());
+  }
+  for (size_t i = 0; i < largest.size(); ++i) {
+    magnitude[blockBegin<Format>(i / n, columns) + i % n] =
+        Format::magnitudeBits(static_cast<typename Format::Element>(largest[i]));
+  }
+}
+
+/// Row c of `source`, times factors[c], becomes column c of the matrix, of which `rows` rows are written, a
+/// multiple of 4. Returns the largest magnitude's bits.
+template <typename Format>
+LEGO_KERNEL uint32_t packColumnBlocks(const float* source, size_t stride, size_t rows, size_t columns,
+                                      const float* factors, std::byte* target) {
+  constexpr size_t n = Format::kElements;
+  const size_t rowBytes = columns * sizeof(typename Format::Element);
+  const size_t group = groupRows((columns + n - 1) / n);
   I32x4 largest(0);
-  for (size_t row = 0; row < rows; row += 4) {
-    U32x4 words[4];
-    for (size_t w = 0; w < 4; ++w) {
-      F32x4 values[n / 4];
-      for (size_t e = 0; e < n / 4; ++e) {
-        const size_t c = w * n / 4 + e;
-        values[e] = F32x4::load_unaligned(source + c * stride + row) * F32x4(factors[c]);
-        largest = simd::larger(largest, Single::magnitudes(asBits(values[e])));
+  for (size_t first = 0; first < rows; first += group) {
+    const size_t end = std::min(first + group, rows);
+    for (size_t block = 0; block * n < columns; ++block) {
+      const size_t column = blockBegin<Format>(block, columns);
+      const float* from = source + column * stride;
+      std::byte* to = target + column * sizeof(typename Format::Element);
+      for (size_t row = first; row < end; row += 4) {
+        U32x4 words[4];
+        for (size_t w = 0; w < 4; ++w) {
+          F32x4 values[n / 4];
+          for (size_t e = 0; e < n / 4; ++e) {
+            const size_t c = w * n / 4 + e;
+            values[e] = F32x4::load_unaligned(from + c * stride + row) * F32x4(factors[column + c]);
+            largest = simd::larger(largest, Single::magnitudes(asBits(values[e])));
+          }
+          words[w] = Format::join(values);
+        }
+        transposeLanes(words);
+        for (size_t r = 0; r < 4; ++r) store(words[r], to + (row + r) * rowBytes);
       }
-      words[w] = Format::join(values);
     }
-    transposeLanes(words);
-    for (size_t r = 0; r < 4; ++r) store(words[r], target + (row + r) * rowBytes);
   }
   return largestOf(largest);
 }
 
+template <typename Format>
+uint32_t packColumnsAs(const float* units, size_t stride, size_t rows, size_t columns,
+                       std::span<const float> factors, std::byte* target) {
+  uint32_t largest = 0;
+  for (size_t row = 0; row < rows; row += kCallRows) {
+    std::byte* to = target + row * columns * sizeof(typename Format::Element);
+    largest = std::max(largest, packColumnBlocks<Format>(units + row, stride, std::min(kCallRows, rows - row),
+                                                         columns, factors.data(), to));
+  }
+  return largest;
+}
+
+/// A format whose elements are transposed as they are stored, some columns of a matrix (those in a register)
+/// at a time.
+struct ColumnKernels {
+  size_t leastColumns;
+  decltype(&unpackColumnsAs<Single>) unpack;
+  decltype(&packColumnsAs<Single>) pack;  // may be missing
+};
+
+/// Null where a dtype goes through floats.
 const ColumnKernels* columnKernels(DType dtype) {
-  static constexpr auto both = []<typename Format>(const Format*) {
-    return ColumnKernels{Format::kElements, unpackColumnBlock<Format>, packColumnBlock<Format>};
-  };
-  static constexpr auto one = []<typename Format>(const Format*) {
-    return ColumnKernels{Format::kElements, unpackColumnBlock<Format>, nullptr};
-  };
-  static constexpr ColumnKernels single = both(static_cast<const Single*>(nullptr)),
-                                 half = both(static_cast<const Half*>(nullptr)),
-                                 bfloat = both(static_cast<const Bfloat*>(nullptr)),
-                                 e4m3 = one(static_cast<const Float8<DType::F8E4M3>*>(nullptr)),
-                                 e5m2 = one(static_cast<const Float8<DType::F8E5M2>*>(nullptr));
+  static constexpr ColumnKernels single{4, unpackColumnsAs<Single>, packColumnsAs<Single>},
+      half{8, unpackColumnsAs<Half>, packColumnsAs<Half>},
+      bfloat{8, unpackColumnsAs<Bfloat>, packColumnsAs<Bfloat>},
+      e4m3{16, unpackColumnsAs<Float8<DType::F8E4M3>>, nullptr},
+      e5m2{16, unpackColumnsAs<Float8<DType::F8E5M2>>, nullptr};
   switch (dtype) {
     case DType::F32: return &single;
     case DType::F16: return &half;
@@ -126,19 +179,6 @@ const ColumnKernels* columnKernels(DType dtype) {
     case DType::F8E4M3: return &e4m3;
     case DType::F8E5M2: return &e5m2;
     default: return nullptr;
-  }
-}
-
-/// Calls work(row, rows, column) for blocks of `columns` out of `total` columns, in tiles of rows that are
-/// used again for the next columns while they are still in the cache. The last block overlaps its neighbour
-/// where it has to: what is done twice is the same. Rows: multiples of 4.
-template <typename Work>
-void forColumnBlocks(size_t rows, size_t rowBytes, size_t total, size_t columns, Work work) {
-  const size_t height = std::max<size_t>(64, (kTileBytes / rowBytes) & ~size_t{3});
-  for (size_t row = 0; row < rows; row += height) {
-    const size_t n = std::min(height, rows - row);
-    for (size_t column = 0; column < total; column += columns)
-      work(row, n, std::min(column, total - columns));
   }
 }
 
@@ -206,14 +246,9 @@ void unpackColumns(const MatrixView& matrix, float* units, size_t stride, std::s
   std::fill_n(magnitude.begin(), matrix.columns, 0u);
   const ColumnKernels* kernels = columnKernels(matrix.dtype);
   size_t done = 0;
-  if (kernels && matrix.columns >= kernels->columns) {
+  if (kernels && matrix.columns >= kernels->leastColumns) {
     done = matrix.rows & ~size_t{3};
-    const size_t rowBytes = bytesBefore(matrix.dtype, matrix.columns);
-    forColumnBlocks(done, rowBytes, matrix.columns, kernels->columns,
-                    [&](size_t row, size_t rows, size_t column) {
-                      kernels->unpack(elementAt(matrix, row, column), rowBytes, rows,
-                                      units + column * stride + row, stride, &magnitude[column]);
-                    });
+    kernels->unpack(matrix, done, units, stride, magnitude);
   }
   if (done == matrix.rows) return;
   unpackColumnsByTiles({matrix.dtype, elementAt(matrix, done, 0), matrix.rows - done, matrix.columns},
@@ -235,14 +270,9 @@ uint32_t packColumns(DType dtype, const float* units, size_t stride, size_t rows
   const ColumnKernels* kernels = columnKernels(dtype);
   size_t done = 0;
   uint32_t largest = 0;
-  if (kernels && kernels->pack && rows >= kernels->columns) {
+  if (kernels && kernels->pack && rows >= kernels->leastColumns) {
     done = columns & ~size_t{3};
-    const size_t rowBytes = bytesBefore(dtype, rows);
-    forColumnBlocks(done, rowBytes, rows, kernels->columns, [&](size_t column, size_t count, size_t row) {
-      const uint32_t own = kernels->pack(units + row * stride + column, stride, count, &factors[row],
-                                         target + bytesBefore(dtype, column * rows + row), rowBytes);
-      largest = std::max(largest, own);
-    });
+    largest = kernels->pack(units, stride, done, rows, factors, target);
   }
   if (done == columns) return largest;
   return std::max(largest, packColumnsByTiles(dtype, units + done, stride, rows, columns - done, factors,
