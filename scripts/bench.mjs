@@ -16,7 +16,7 @@ async function coreTables() {
   const native = preset => [join(project, 'build', preset, 'tests/core_bench')]
   const { wasm, sse, avx2 } = await coreBench(
     { wasm: ['node', join(project, 'build/wasm-single/tests/core_bench.cjs')], sse: native('native-bench'), avx2: native('native-avx2') },
-    { rounds: 3, seconds: 0.1 },
+    { rounds: 3, seconds: 0.2 },
   )
   const share = row => (row.limit ? percent(row.fast / row.limit) : '')
   const part = value => (value < 0.5 ? `${figure(100 * value)} %` : `${figure(value)} x`)

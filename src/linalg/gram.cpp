@@ -51,10 +51,11 @@ LEGO_KERNEL void gramTile(const T* a, const T* b, size_t columns, double* sums, 
   using V = Batch<T>;
   constexpr size_t s = kPanelStride<T>;
   V s00(T{0}), s01(T{0}), s10(T{0}), s11(T{0}), s20(T{0}), s21(T{0}), s30(T{0}), s31(T{0});
-  for (size_t c = 0; c < columns; c += V::size) {
-    const V b0 = V::load_aligned(b + c), b1 = V::load_aligned(b + s + c);
-    const V a0 = V::load_aligned(a + c), a1 = V::load_aligned(a + s + c);
-    const V a2 = V::load_aligned(a + 2 * s + c), a3 = V::load_aligned(a + 3 * s + c);
+  // Moving pointers: WebAssembly's loads then take the constant distances of rows as their offsets.
+  for (const T* end = a + columns; a != end; a += V::size, b += V::size) {
+    const V b0 = V::load_aligned(b), b1 = V::load_aligned(b + s);
+    const V a0 = V::load_aligned(a), a1 = V::load_aligned(a + s);
+    const V a2 = V::load_aligned(a + 2 * s), a3 = V::load_aligned(a + 3 * s);
     s00 = s00 + a0 * b0;
     s01 = s01 + a0 * b1;
     s10 = s10 + a1 * b0;
@@ -91,13 +92,13 @@ LEGO_KERNEL void gramTriangle(const float* rows, size_t rowStride, T* panel, siz
   V s00(T{0}), s10(T{0}), s11(T{0}), s20(T{0}), s21(T{0}), s22(T{0}), s30(T{0}), s31(T{0}), s32(T{0}),
       s33(T{0});
   const V* const type = nullptr;
-  for (size_t c = 0; c < columns; c += V::size) {
+  for (size_t c = 0; c < columns; c += V::size, panel += V::size) {
     const V a0 = loadAs(type, rows + c), a1 = loadAs(type, rows + rowStride + c);
     const V a2 = loadAs(type, rows + 2 * rowStride + c), a3 = loadAs(type, rows + 3 * rowStride + c);
-    a0.store_aligned(panel + c);
-    a1.store_aligned(panel + s + c);
-    a2.store_aligned(panel + 2 * s + c);
-    a3.store_aligned(panel + 3 * s + c);
+    a0.store_aligned(panel);
+    a1.store_aligned(panel + s);
+    a2.store_aligned(panel + 2 * s);
+    a3.store_aligned(panel + 3 * s);
     s00 = s00 + a0 * a0;
     s10 = s10 + a1 * a0;
     s11 = s11 + a1 * a1;
