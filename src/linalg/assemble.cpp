@@ -23,14 +23,18 @@ LEGO_KERNEL void assembleRow(const float* units, size_t stride, size_t length, s
   size_t c = 0;
   for (; c + kStrip <= length; c += kStrip) {
     F32x4 sum[kStrip / 4];
-    const auto products = [&](const Term& term, size_t v) {
-      return F32x4(term.coefficient) * F32x4::load_unaligned(units + term.unit * stride + c + 4 * v);
+    // Distances from a pointer that are constant become offsets of WebAssembly's loads.
+    const auto addUnit = [&](const Term& term, auto combine) {
+      const float* row = units + term.unit * stride + c;
+      const F32x4 coefficient(term.coefficient);
+      for (size_t v = 0; v < kStrip / 4; ++v)
+        combine(sum[v], coefficient * F32x4::load_unaligned(row + 4 * v));
     };
-    for (size_t v = 0; v < kStrip / 4; ++v) sum[v] = products(terms[0], v);
-    for (const Term& term : terms.subspan(1)) {
-      for (size_t v = 0; v < kStrip / 4; ++v) sum[v] = sum[v] + products(term, v);
-    }
-    for (size_t v = 0; v < kStrip / 4; ++v) sum[v].store_unaligned(target + c + 4 * v);
+    addUnit(terms[0], [](F32x4& total, F32x4 product) { total = product; });
+    for (const Term& term : terms.subspan(1))
+      addUnit(term, [](F32x4& total, F32x4 product) { total = total + product; });
+    float* out = target + c;
+    for (size_t v = 0; v < kStrip / 4; ++v) sum[v].store_unaligned(out + 4 * v);
   }
   if (c < length) assembleRef(units + c, stride, length - c, {&terms, 1}, target + c);
 }
