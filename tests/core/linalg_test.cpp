@@ -52,12 +52,14 @@ TEST(Gram, EqualsReferenceAcrossPanelBorders) {
   Random random(2);
   for (const GramPrecision precision : kPrecisions) {
     for (size_t length : {127, 128, 129, 255, 256, 257, 511, 512, 513, 1000, 4096}) {
-      const size_t count = 11;
-      const auto rows = randomFloats(random, count * length);
-      const auto fast = gram(rows.data(), count, length, length, precision);
-      const auto reference = gramRef(rows.data(), count, length, length, precision);
-      for (size_t i = 0; i < count; ++i) {
-        for (size_t j = 0; j < count; ++j) ASSERT_EQ((*fast)(i, j), (*reference)(i, j)) << length;
+      // Fewer rows than are worked on together, as many, and more.
+      for (size_t count : {11, 16, 17, 37}) {
+        const auto rows = randomFloats(random, count * length);
+        const auto fast = gram(rows.data(), count, length, length, precision);
+        const auto reference = gramRef(rows.data(), count, length, length, precision);
+        for (size_t i = 0; i < count; ++i) {
+          for (size_t j = 0; j < count; ++j) ASSERT_EQ((*fast)(i, j), (*reference)(i, j)) << length;
+        }
       }
     }
   }
@@ -150,6 +152,21 @@ TEST(Assemble, EqualsReferenceForEveryLengthAndOffset) {
     assembleRef(values.data(), length, length, views, reference.data());
     ASSERT_EQ(fast, reference) << length;
   }
+}
+
+TEST(Assemble, EqualsReferenceForMoreUnitsThanOneCallTakes) {
+  Random random(6);
+  const size_t units = 700, length = 270, rows = 6;
+  const auto values = randomFloats(random, units * length);
+  std::vector<std::vector<Term>> terms(rows);
+  for (auto& row : terms) {
+    for (uint32_t u = 0; u < units; ++u) row.push_back({u, static_cast<float>(random.uniform() - 0.5)});
+  }
+  const std::vector<std::span<const Term>> views(terms.begin(), terms.end());
+  std::vector<float> fast(rows * length), reference(rows * length);
+  assemble(values.data(), length, length, views, fast.data());
+  assembleRef(values.data(), length, length, views, reference.data());
+  EXPECT_EQ(fast, reference);
 }
 
 TEST(Assemble, OneTermOfOneCopies) {

@@ -330,6 +330,27 @@ TEST(Unpack, EqualsReference) {
   }
 }
 
+/// Every byte, in rows and columns of which each format's kernels take some and leave some.
+TEST(Unpack, EqualsReferenceForFloat8) {
+  for (const DType dtype : {DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ}) {
+    for (const size_t columns : {3, 15, 16, 17, 33, 1100}) {
+      const size_t rows = 70;
+      std::vector<std::byte> stored(rows * columns + 1);
+      for (size_t i = 0; i < stored.size(); ++i) stored[i] = static_cast<std::byte>(i * 37 % 256);
+      const MatrixView view{dtype, stored.data() + 1, rows, columns};
+      for (const bool turned : {false, true}) {
+        const size_t units = turned ? columns : rows, stride = turned ? rows : columns;
+        std::vector<float> fast(units * stride), reference(units * stride);
+        std::vector<uint32_t> fastMax(units), referenceMax(units);
+        (turned ? unpackColumns : unpackRows)(view, fast.data(), stride, fastMax);
+        (turned ? unpackColumnsRef : unpackRowsRef)(view, reference.data(), stride, referenceMax);
+        for (size_t i = 0; i < fast.size(); ++i) ASSERT_TRUE(sameBits(fast[i], reference[i])) << i;
+        ASSERT_EQ(fastMax, referenceMax) << nameOf(dtype) << " " << columns;
+      }
+    }
+  }
+}
+
 TEST(Pack, EqualsReference) {
   Random random(6);
   for (const DType dtype : kFactorDtypes) {
