@@ -10,6 +10,7 @@ import { makeAdapters } from '../tests/bench/make-llama-adapters.mjs'
 import { models, square } from '../tests/bench/shapes.mjs'
 import { build } from './build.mjs'
 import { main, step } from './say.mjs'
+import { measureInChromium } from './measure-chromium.mjs'
 import { coreBench, figure, machine, percent, table, update } from './tables.mjs'
 import { project } from './toolchain.mjs'
 
@@ -78,12 +79,12 @@ function multiplyAdds(modules, units) {
  * Best of some merges, beside what it cannot be faster than: the same bytes read, as many written, and the
  * multiply-adds at the rate of registers over all threads.
  */
-async function measure({ modules, adapters = 7, rank = 16, mergedRank = 16, threads = 2, rounds = 3, method = 'lego' }) {
+async function measure({ modules, adapters = 7, rank = 16, mergedRank = 16, workers = { threads: 2 }, rounds = 3, method = 'lego' }) {
   const { createMerger } = await import(join(project, 'dist/node/index.js'))
   return withFolder(async folder => {
     const { paths, bytes } = await makeAdapters(join(folder, 'in'), { modules, adapters, rank })
     const recipe = { method, rank: mergedRank }
-    const merger = createMerger({ threads })
+    const merger = createMerger(workers)
     let best, read = Infinity, write = Infinity
     try {
       const plan = await merger.plan(paths, recipe)
@@ -96,7 +97,7 @@ async function measure({ modules, adapters = 7, rank = 16, mergedRank = 16, thre
         write = Math.min(write, await writeSeconds(folder, (await stat(join(output, written))).size))
         await rm(output, { recursive: true })
       }
-      const products = multiplyAdds(modules, adapters * rank) / (rate * threads)
+      const products = multiplyAdds(modules, adapters * rank) / (rate * merger.threads * merger.lanes)
       const seconds = best.totals.seconds
       return { seconds, bytes, read, write, products, rest: seconds - read - write - products, memory: best.totals.memoryBytes, peak: plan.peakBytes, modules: modules.length }
     } finally {
@@ -148,7 +149,7 @@ const tables = {
   async bounds() {
     const rows = []
     for (const threads of [1, 2]) {
-      const row = await step(`bounds, ${threads} threads`, () => measure({ modules: models['llama-2-7b'].modules, threads, rounds: 5 }))
+      const row = await step(`bounds, ${threads} threads`, () => measure({ modules: models['llama-2-7b'].modules, workers: { threads }, rounds: 5 }))
       const bound = row.read + row.products + row.write
       rows.push([threads, time(row.seconds), time(row.read), time(row.products), time(row.write), time(bound), figure(row.seconds / bound)])
     }
@@ -160,18 +161,40 @@ const tables = {
   width: () => growth('width', 'width', [1024, 2048, 4096, 8192, 16384], width => ({ modules: square(28, width) })),
   modules: () => growth('modules', 'modules', [28, 112, 224, 448, 900], count => ({ modules: square(count, 2048) })),
 
-  /** What a second thread brings where reading counts, and where multiply-adds do. */
-  async threads() {
+  /** The same in Chromium: files chosen in a page, the result streamed into a folder. */
+  async browser() {
+    const rows = []
+    await withFolder(async folder => {
+      const { modules } = models['llama-2-7b']
+      const { paths } = await makeAdapters(join(folder, 'in'), { modules })
+      for (const [title, workers] of [
+        ['isolated, 1 thread', { threads: 1 }],
+        ['isolated, 2 threads', { threads: 2 }],
+        ['not isolated, 1 lane', { lanes: 1 }],
+        ['not isolated, 2 lanes', { lanes: 2 }],
+      ]) {
+        const { seconds, read, write, threads, lanes, memoryBytes, longTasks } = await step(`Chromium, ${title}`, () => measureInChromium({ paths, recipe: { method: 'lego', rank: 16 }, workers }))
+        const products = multiplyAdds(modules, 7 * 16) / (rate * threads * lanes)
+        const bound = read + products + write
+        rows.push([title, time(seconds), time(read), time(products), time(write), time(bound), figure(seconds / bound), megabytes(memoryBytes), longTasks.length === 0 ? 'none' : `${Math.round(Math.max(...longTasks))} ms`])
+      }
+    })
+    return table(['page', 'time', 'reading', 'multiply-adds', 'writing', 'sum of the three', 'time / sum', 'memory', 'longest task of the main thread above 50 ms'], rows)
+  },
+
+  /** What a second core brings, as a thread and as a lane, where reading counts and where multiply-adds do. */
+  async workers() {
     const rows = []
     for (const [title, settings] of [
       ['7 adapters of rank 16, Llama-2-7B', { modules: models['llama-2-7b'].modules }],
-      ['64 adapters of rank 16, 16 modules of 4096 x 4096', { modules: square(16, 4096), adapters: 64 }],
+      ['64 adapters of rank 16, 24 modules of 4096 x 4096', { modules: square(24, 4096), adapters: 64 }],
       ['7 adapters of rank 64, 28 modules of 4096 x 4096, svd', { modules: square(28, 4096), rank: 64, mergedRank: 64, method: 'svd', rounds: 1 }],
     ]) {
-      const [one, two] = [await step(`${title}: 1 thread`, () => measure({ ...settings, threads: 1 })), await step(`${title}: 2 threads`, () => measure({ ...settings, threads: 2 }))]
-      rows.push([title, time(one.seconds), time(two.seconds), `${figure(one.seconds / two.seconds)} x`, megabytes(one.memory), megabytes(two.memory)])
+      const of = async workers => step(`${title}: ${JSON.stringify(workers)}`, () => measure({ ...settings, workers }))
+      const [one, threads, lane, lanes] = [await of({ threads: 1 }), await of({ threads: 2 }), await of({ lanes: 1 }), await of({ lanes: 2 })]
+      rows.push([title, ...[one, threads, lane, lanes].map(({ seconds }) => time(seconds)), ...[one.seconds / threads.seconds, lane.seconds / lanes.seconds, threads.seconds / lanes.seconds].map(ratio => `${figure(ratio)} x`), megabytes(threads.memory), megabytes(lanes.memory)])
     }
-    return table(['merge', '1 thread', '2 threads', 'gain', 'memory, 1', 'memory, 2'], rows)
+    return table(['merge', '1 thread', '2 threads', '1 lane', '2 lanes', 'gain by threads', 'gain by lanes', 'lanes against threads', 'memory, 2 threads', '2 lanes'], rows)
   },
 }
 
