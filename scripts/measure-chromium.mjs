@@ -9,10 +9,8 @@ import { preview } from 'vite'
 // As vite.config.ts has them for the page.
 const isolation = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Resource-Policy': 'same-origin' }
 
-/** Runs in the page. Seconds of the best of some rounds, and every task of the main thread above 50 ms. */
+/** Runs in the page. Seconds of the best of some rounds. */
 async function measureInPage({ ids, recipe, workers, rounds }) {
-  const longTasks = []
-  new PerformanceObserver(list => longTasks.push(...list.getEntries().map(({ duration }) => duration))).observe({ type: 'longtask' })
   const { createMerger } = await import('/lib/index.js')
   const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('merged', { create: true })
   const inputs = ids.map(id => [...document.getElementById(id).files])
@@ -58,31 +56,58 @@ async function measureInPage({ ids, recipe, workers, rounds }) {
   await merger.close()
   timing.terminate()
   const { seconds, memoryBytes } = best.totals
-  return { seconds, memoryBytes, read, write, threads, lanes, longTasks }
+  return { seconds, memoryBytes, read, write, threads, lanes }
 }
 
-/** `paths`: PEFT folders. `workers`: options of createMerger; lanes need no isolated page, and do not get one. */
-export async function measureInChromium({ paths, recipe, workers, rounds = 3 }) {
+/** Runs `work` with a new page of the built package, isolated or not. */
+async function withPage(isIsolated, work) {
   const server = await preview({
     configFile: false,
     root: '.',
     build: { outDir: 'dist' },
-    preview: { port: 0, host: '127.0.0.1', headers: workers.lanes === undefined ? isolation : {} },
+    preview: { port: 0, host: '127.0.0.1', headers: isIsolated ? isolation : {} },
     logLevel: 'warn',
   })
   const browser = await chromium.launch({ executablePath: process.env.LORA_LEGO_CHROMIUM || '/usr/bin/chromium', args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-background-networking'] })
   try {
     const page = await browser.newPage()
+    // The folder that the page asks its user for is one of its own.
+    await page.addInitScript(() => Object.assign(globalThis, { showDirectoryPicker: () => navigator.storage.getDirectory() }))
     await page.goto(`${server.resolvedUrls.local[0]}app/index.html`)
-    const ids = []
-    for (const [i, path] of paths.entries()) {
-      ids.push(`adapter-${i}`)
-      await page.evaluate(id => document.body.append(Object.assign(document.createElement('input'), { id, type: 'file', multiple: true })), `adapter-${i}`)
-      await page.setInputFiles(`#adapter-${i}`, (await readdir(path)).map(name => join(path, name)))
-    }
-    return await page.evaluate(measureInPage, { ids, recipe, workers, rounds })
+    return await work(page)
   } finally {
     await browser.close()
     await server.close()
   }
+}
+
+/** `paths`: PEFT folders. `workers`: options of createMerger; lanes need no isolated page, and do not get one. */
+export async function measureInChromium({ paths, recipe, workers, rounds = 3 }) {
+  return withPage(workers.lanes === undefined, async page => {
+    const ids = paths.map((_, i) => `adapter-${i}`)
+    for (const [i, path] of paths.entries()) {
+      await page.evaluate(id => document.body.append(Object.assign(document.createElement('input'), { id, type: 'file', multiple: true })), ids[i])
+      await page.setInputFiles(`#${ids[i]}`, (await readdir(path)).map(name => join(path, name)))
+    }
+    return page.evaluate(measureInPage, { ids, recipe, workers, rounds })
+  })
+}
+
+/** Milliseconds of each task above 50 ms that the main thread of our own page has from the click on Merge to the shown result. */
+export async function longTasksOfPage({ paths, recipe: { method, rank }, isIsolated }) {
+  return withPage(isIsolated, async page => {
+    for (const path of paths) await page.locator('#folder-input').setInputFiles(path)
+    await page.getByLabel('Method').selectOption(method)
+    await page.getByLabel('Rank', { exact: true }).fill(String(rank))
+    await page.locator('#merge-into:enabled').waitFor()
+    await page.evaluate(() => {
+      globalThis.longTasks = []
+      new PerformanceObserver(list => globalThis.longTasks.push(...list.getEntries().map(({ duration }) => duration))).observe({ type: 'longtask' })
+    })
+    await page.locator('#merge-into').click()
+    await page.getByRole('link', { name: 'report.json' }).waitFor({ timeout: 120_000 })
+    // What is still to be laid out.
+    await page.waitForTimeout(500)
+    return page.evaluate(() => globalThis.longTasks)
+  })
 }

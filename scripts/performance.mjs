@@ -10,7 +10,7 @@ import { makeAdapters } from '../tests/bench/make-llama-adapters.mjs'
 import { models, square } from '../tests/bench/shapes.mjs'
 import { build } from './build.mjs'
 import { main, step } from './say.mjs'
-import { measureInChromium } from './measure-chromium.mjs'
+import { longTasksOfPage, measureInChromium } from './measure-chromium.mjs'
 import { coreBench, figure, machine, percent, table, update } from './tables.mjs'
 import { project } from './toolchain.mjs'
 
@@ -161,9 +161,11 @@ const tables = {
   width: () => growth('width', 'width', [1024, 2048, 4096, 8192, 16384], width => ({ modules: square(28, width) })),
   modules: () => growth('modules', 'modules', [28, 112, 224, 448, 900], count => ({ modules: square(count, 2048) })),
 
-  /** The same in Chromium: files chosen in a page, the result streamed into a folder. */
+  /** The same in Chromium: files chosen in a page, the result streamed into a folder; and the tasks of our own page's main thread. */
   async browser() {
     const rows = []
+    const tasks = []
+    const recipe = { method: 'lego', rank: 16 }
     await withFolder(async folder => {
       const { modules } = models['llama-2-7b']
       const { paths } = await makeAdapters(join(folder, 'in'), { modules })
@@ -173,13 +175,17 @@ const tables = {
         ['not isolated, 1 lane', { lanes: 1 }],
         ['not isolated, 2 lanes', { lanes: 2 }],
       ]) {
-        const { seconds, read, write, threads, lanes, memoryBytes, longTasks } = await step(`Chromium, ${title}`, () => measureInChromium({ paths, recipe: { method: 'lego', rank: 16 }, workers }))
+        const { seconds, read, write, threads, lanes, memoryBytes } = await step(`Chromium, ${title}`, () => measureInChromium({ paths, recipe, workers }))
         const products = multiplyAdds(modules, 7 * 16) / (rate * threads * lanes)
         const bound = read + products + write
-        rows.push([title, time(seconds), time(read), time(products), time(write), time(bound), figure(seconds / bound), megabytes(memoryBytes), longTasks.length === 0 ? 'none' : `${Math.round(Math.max(...longTasks))} ms`])
+        rows.push([title, time(seconds), time(read), time(products), time(write), time(bound), figure(seconds / bound), megabytes(memoryBytes)])
+      }
+      for (const isIsolated of [true, false]) {
+        const long = await step(`main thread, ${isIsolated ? 'isolated' : 'not isolated'}`, () => longTasksOfPage({ paths, recipe, isIsolated }))
+        tasks.push(`${isIsolated ? 'isolated' : 'not isolated'}: ${long.length === 0 ? 'none' : `${long.length}, the longest of ${Math.round(Math.max(...long))} ms`}`)
       }
     })
-    return table(['page', 'time', 'reading', 'multiply-adds', 'writing', 'sum of the three', 'time / sum', 'memory', 'longest task of the main thread above 50 ms'], rows)
+    return `${table(['page', 'time', 'reading', 'multiply-adds', 'writing', 'sum of the three', 'time / sum', 'memory'], rows)}\n\nTasks of more than 50 ms on the main thread of our own page, from the click on Merge to the shown result; ${tasks.join('; ')}.`
   },
 
   /** What a second core brings, as a thread and as a lane, where reading counts and where multiply-adds do. */

@@ -2,6 +2,8 @@
 
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createMerger, type MergeError, type Merger, type Recipe } from 'lora-lego'
+import { parse, safetensors } from './fixtures.js'
+import { flatName, kohyaTensors, pairsOf } from './formats.js'
 import { defineSuite } from './suite.js'
 
 async function loadExample(name: string): Promise<[Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>]> {
@@ -18,11 +20,14 @@ describe('output that appears as it is made', () => {
   let folder: FileSystemDirectoryHandle
   let merger: Merger
   let inputs: [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>][]
+  /** The same adapters as kohya's files, which say what they hash to. */
+  let kohya: File[]
   beforeAll(async () => {
     const root = await navigator.storage.getDirectory()
     folder = await root.getDirectoryHandle(`test-${crypto.randomUUID()}`, { create: true })
     merger = createMerger()
     inputs = await Promise.all(['add3', 'rotl2'].map(loadExample))
+    kohya = inputs.map(([tensors]) => new File([safetensors(kohyaTensors(pairsOf(parse(tensors.buffer)), 2, flatName))], 'lora.safetensors'))
   })
   afterAll(() => merger.close())
 
@@ -44,15 +49,15 @@ describe('output that appears as it is made', () => {
 
   it('is written into a file, hashes and all', async () => {
     const handle = await folder.getFileHandle('own.safetensors', { create: true })
-    const recipe: Recipe = { method: 'lego', format: 'kohya' }
-    const { files, report } = await merger.merge(inputs, recipe, { hashes: true })
-    const written = await merger.merge(inputs, recipe, { hashes: true, output: handle })
+    const recipe: Recipe = { method: 'lego' }
+    const { files, report } = await merger.merge(kohya, recipe, { hashes: true })
+    const written = await merger.merge(kohya, recipe, { hashes: true, output: handle })
     expect(await bytesOf(await handle.getFile())).toEqual(await bytesOf(files[0]))
     expect(written.report.outputs[0]?.sha256).toBe(report.outputs[0]?.sha256)
   })
 
   it('goes into a stream', async () => {
-    const recipe: Recipe = { method: 'lego', format: 'diffusers' }
+    const recipe: Recipe = { method: 'lego', format: 'onnx' }
     const chunks: Uint8Array[] = []
     const output = new WritableStream<Uint8Array>({ write: async chunk => void chunks.push(chunk) })
     const { files } = await merger.merge(inputs, recipe)
@@ -63,13 +68,13 @@ describe('output that appears as it is made', () => {
   it('is refused where it cannot work, and a stream that fails is write_failed', async () => {
     const code = (work: Promise<unknown>): Promise<unknown> => work.then(() => 'done', (error: MergeError) => error.code)
     expect(await code(merger.merge(inputs, { method: 'lego' }, { output: new WritableStream() }))).toBe('write_failed')
-    expect(await code(merger.merge(inputs, { method: 'lego', format: 'kohya' }, { output: new WritableStream() }))).toBe('not_supported')
+    expect(await code(merger.merge(kohya, { method: 'lego' }, { output: new WritableStream() }))).toBe('not_supported')
     let aborted = false
     const full = new WritableStream<Uint8Array>({
       write: () => Promise.reject(new Error('full')),
       abort: () => void (aborted = true),
     })
-    expect(await code(merger.merge(inputs, { method: 'lego', format: 'diffusers' }, { output: full }))).toBe('write_failed')
+    expect(await code(merger.merge(inputs, { method: 'lego', format: 'onnx' }, { output: full }))).toBe('write_failed')
     expect(aborted).toBe(false)
     expect(await code(merger.merge(inputs, { method: 'lego' }, { output: 'a path' }))).toBe('not_supported')
   })

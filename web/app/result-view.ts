@@ -33,7 +33,10 @@ export interface ResultText {
 
 export async function showResult(root: HTMLElement, { files, report }: MergeResult, { name, done }: ResultText): Promise<void> {
   for (const url of urls.splice(0)) URL.revokeObjectURL(url)
+  // A report of many modules has arrived in this task, is written in the next, and shown in a third: none is long.
+  await nextTask()
   const reportFile = new Blob([JSON.stringify(report, null, 2)], { type: 'application/json' })
+  await nextTask()
   root.replaceChildren(
     make('h3', {}, 'Done'),
     make('p', {}, `${done} ${quality(report)}`),
@@ -42,9 +45,38 @@ export async function showResult(root: HTMLElement, { files, report }: MergeResu
     make('h3', {}, 'Report'),
     scrolling('Report, adapter by adapter', inputTable(report)),
     ...legend(report),
-    scrolling('Report, module by module', reportTable(report)),
+    ...moduleReports(report),
   )
   root.hidden = false
+}
+
+const nextTask = (): Promise<void> => new Promise(resolve => setTimeout(resolve))
+
+// More than a screen holds; a browser lays out as many without a pause that is felt.
+const rowsAtOnce = 60
+
+/** The table of the modules: the first of many, and a button for the others. */
+function moduleReports(report: MergeReport): HTMLElement[] {
+  const table = reportTable(report)
+  const body = table.tBodies[0] as HTMLTableSectionElement
+  /** Adds some rows; false when there are no more. */
+  const addRows = (): boolean => {
+    const begin = body.rows.length
+    body.append(...report.modules.slice(begin, begin + rowsAtOnce).map(module => row(module, report)))
+    return body.rows.length < report.modules.length
+  }
+  addRows()
+  const shown = scrolling('Report, module by module', table)
+  if (report.modules.length <= rowsAtOnce) return [shown]
+  const more = make('button', { type: 'button', className: 'quiet' }, `Show all ${report.modules.length} modules`)
+  const addMore = (): void => {
+    if (addRows()) requestAnimationFrame(addMore)
+  }
+  more.addEventListener('click', () => {
+    more.remove()
+    addMore()
+  })
+  return [shown, more]
 }
 
 /** The adapter as one download, a folder as a zip; and then also its files. */
@@ -98,7 +130,7 @@ function reportTable(report: MergeReport): HTMLTableElement {
     {},
     make('caption', { className: 'visually-hidden' }, 'How each module was merged'),
     make('thead', {}, make('tr', {}, ...head.map(text => make('th', { scope: 'col' }, text)))),
-    make('tbody', {}, ...report.modules.map(module => row(module, report))),
+    make('tbody'),
   )
 }
 
