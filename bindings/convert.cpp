@@ -6,6 +6,16 @@ namespace lego::bindings {
 
 using emscripten::val;
 
+namespace {
+
+/// A plain array, with numbers of its own.
+template <typename T>
+val arrayOf(const T* first, size_t count) {
+  return val::global("Array").call<val>("from", val(emscripten::typed_memory_view(count, first)));
+}
+
+}  // namespace
+
 val toJs(const void* from, const Shape& shape) {
   switch (shape.kind) {
     case Shape::Kind::Text: return val(*static_cast<const std::string*>(from));
@@ -14,9 +24,14 @@ val toJs(const void* from, const Shape& shape) {
     case Shape::Kind::Flag: return val(*static_cast<const bool*>(from));
     case Shape::Kind::Bytes: return *static_cast<const val*>(from);
     case Shape::Kind::List: {
-      val list = val::array();
       // Looked at only.
       const auto [first, count] = shape.items(const_cast<void*>(from));
+      // Reports have thousands of numbers: one call for a whole list.
+      if (shape.item->kind == Shape::Kind::Number)
+        return arrayOf(reinterpret_cast<const double*>(first), count);
+      if (shape.item->kind == Shape::Kind::Count)
+        return arrayOf(reinterpret_cast<const uint32_t*>(first), count);
+      val list = val::array();
       for (size_t i = 0; i < count; ++i) list.set(i, toJs(first + i * shape.item->size, *shape.item));
       return list;
     }

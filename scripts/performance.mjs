@@ -56,13 +56,14 @@ async function readSeconds(paths) {
   }
 }
 
-/** Seconds to write as many bytes to a new file. */
+/** Seconds to write as many bytes to a new file, and to the disk, as a merge does. */
 async function writeSeconds(folder, bytes) {
   const file = await open(join(folder, 'written'), 'w')
   try {
     const buffer = new Uint8Array(chunk).fill(1)
     const begin = performance.now()
     for (let at = 0; at < bytes; at += chunk) await file.write(buffer, 0, Math.min(chunk, bytes - at))
+    await file.sync()
     return (performance.now() - begin) / 1000
   } finally {
     await file.close()

@@ -36,7 +36,7 @@ export function footprintOf({ threads, isDirect, lanes, memory, shards }: CoreUs
 
 /** What a runner is told and asked. */
 export interface BatchWatch {
-  /** Throws where the work is to end. */
+  /** Throws where the work is to end; asked once for each batch. */
   readonly checkpoint: () => Promise<void>
   /**
    * Takes what finished: of a merge the bytes of the output, which are only valid until the returned promise settles.
@@ -85,13 +85,13 @@ export class BatchRunner {
     let reading: Reading | undefined
     try {
       for (;;) {
-        await checkpoint()
         const claim = reading ? 'later' : claims.next()
         if (typeof claim === 'number') {
           reading = this.#read(claim)
           continue
         }
         if (reading && working.length < depthOf(this.#footprint.threads)) {
+          await checkpoint()
           await this.#start(reading, isSurvey)
           working.push(reading.batch)
           reading = undefined

@@ -208,8 +208,8 @@ function resultOf(session: Session, isSurvey: boolean, batch: number, bytes: Uin
 }
 
 /**
- * Runs a plan's batches, or `own` of them, in this worker and in as many helpers as the plan has further lanes; `pass` takes what comes
- * of each, in file order. Returns the bytes of memory of all that took part.
+ * Runs the batches `own` of a plan, in this worker and in as many helpers as the plan has further lanes; `pass` takes what
+ * comes of each, in file order. Returns the bytes of memory of all that took part.
  */
 async function runBatches(tools: Tools, session: Session, sources: readonly ByteSource[], { plan, batches: planned }: CheckedPlan, own: readonly NumberedBatch[], use: CoreUse, { isSurvey, inputHashes, energies }: Pass, listener: Listener, pass: (batch: NumberedBatch, result: BatchResult) => Promise<void>): Promise<number> {
   const helpers = Math.min(plan.lanes, own.length) - 1
