@@ -261,7 +261,7 @@ TEST(Session, StaysWithinALimitOfMemory) {
     EXPECT_GE(plan.footprint.threads, last);
     last = plan.footprint.threads;
   }
-  EXPECT_GT(last, 1u);
+  EXPECT_EQ(last > 1, ThreadPool(8).size() > 1);
   const std::string text =
       expectCode(planWith({.threads = 8, .slots = 3, .memoryBytes = least.peakBytes - 1}), Code::outOfMemory);
   EXPECT_NE(text.find("needs " + std::to_string((least.peakBytes + 999'999) / 1'000'000) + " MB"),
@@ -279,6 +279,11 @@ TEST(Session, RefusesAnImpossibleAmountOfMemory) {
   Session session(1);
   ASSERT_TRUE(session.addAdapter({"huge", "huge", "huge"}, std::as_bytes(std::span(bytes)),
                                  header.tensors[1].end, "{\"peft_type\":\"LORA\",\"r\":4096}"));
+  if (sizeof(size_t) == 4) {
+    const std::string text = expectCode(session.makePlan({}), Code::outOfMemory);
+    EXPECT_NE(text.find("4 GB"), std::string::npos) << text;
+    return;
+  }
   ASSERT_TRUE(session.makePlan({}));
   EXPECT_GT(session.plan().peakBytes, uint64_t{1} << 44);
   expectCode(session.input(0), Code::outOfMemory);
