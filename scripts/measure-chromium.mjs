@@ -38,7 +38,8 @@ async function measureInPage({ ids, recipe, workers, rounds }) {
     ),
   )
   const readAndWrite = bytes =>
-    new Promise(resolve => {
+    new Promise((resolve, reject) => {
+      timing.onerror = event => reject(new Error(event.message ?? 'the worker that reads and writes could not start'))
       timing.onmessage = ({ data }) => resolve(data)
       timing.postMessage({ files: inputs.map(files => files.find(({ name }) => name.endsWith('.safetensors'))), bytes })
     })
@@ -59,8 +60,11 @@ async function measureInPage({ ids, recipe, workers, rounds }) {
   return { seconds, memoryBytes, read, write, threads, lanes }
 }
 
+// A page of its own: ours allows no workers but those of its own files.
+const emptyPage = 'measure.html'
+
 /** Runs `work` with a new page of the built package, isolated or not. */
-async function withPage(isIsolated, work) {
+async function withPage(isIsolated, address, work) {
   const server = await preview({
     configFile: false,
     root: '.',
@@ -73,7 +77,8 @@ async function withPage(isIsolated, work) {
     const page = await browser.newPage()
     // The folder that the page asks its user for is one of its own.
     await page.addInitScript(() => Object.assign(globalThis, { showDirectoryPicker: () => navigator.storage.getDirectory() }))
-    await page.goto(`${server.resolvedUrls.local[0]}app/index.html`)
+    await page.route(`**/${emptyPage}`, route => route.fulfill({ contentType: 'text/html', body: '<!doctype html>', headers: isIsolated ? isolation : {} }))
+    await page.goto(server.resolvedUrls.local[0] + address)
     return await work(page)
   } finally {
     await browser.close()
@@ -82,8 +87,8 @@ async function withPage(isIsolated, work) {
 }
 
 /** `paths`: PEFT folders. `workers`: options of createMerger; lanes need no isolated page, and do not get one. */
-export async function measureInChromium({ paths, recipe, workers, rounds = 3 }) {
-  return withPage(workers.lanes === undefined, async page => {
+export async function measureInChromium({ paths, recipe, workers, rounds = 1 }) {
+  return withPage(workers.lanes === undefined, emptyPage, async page => {
     const ids = paths.map((_, i) => `adapter-${i}`)
     for (const [i, path] of paths.entries()) {
       await page.evaluate(id => document.body.append(Object.assign(document.createElement('input'), { id, type: 'file', multiple: true })), ids[i])
@@ -95,7 +100,7 @@ export async function measureInChromium({ paths, recipe, workers, rounds = 3 }) 
 
 /** Milliseconds of each task above 50 ms that the main thread of our own page has from the click on Merge to the shown result. */
 export async function longTasksOfPage({ paths, recipe: { method, rank }, isIsolated }) {
-  return withPage(isIsolated, async page => {
+  return withPage(isIsolated, 'app/index.html', async page => {
     for (const path of paths) await page.locator('#folder-input').setInputFiles(path)
     await page.getByLabel('Method').selectOption(method)
     await page.getByLabel('Rank', { exact: true }).fill(String(rank))

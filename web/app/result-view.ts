@@ -52,8 +52,10 @@ export async function showResult(root: HTMLElement, { files, report }: MergeResu
 
 const nextTask = (): Promise<void> => new Promise(resolve => setTimeout(resolve))
 
-// More than a screen holds; a browser lays out as many without a pause that is felt.
-const rowsAtOnce = 60
+// Rows that are laid out in one task: with a bar for each merged rank, more of them make a pause that is felt.
+const rowsAtOnce = 15
+// More than a screen holds.
+const rowsAtFirst = 60
 
 /** The table of the modules: the first of many, and a button for the others. */
 function moduleReports(report: MergeReport): HTMLElement[] {
@@ -65,16 +67,16 @@ function moduleReports(report: MergeReport): HTMLElement[] {
     body.append(...report.modules.slice(begin, begin + rowsAtOnce).map(module => row(module, report)))
     return body.rows.length < report.modules.length
   }
-  addRows()
-  const shown = scrolling('Report, module by module', table)
-  if (report.modules.length <= rowsAtOnce) return [shown]
-  const more = make('button', { type: 'button', className: 'quiet' }, `Show all ${report.modules.length} modules`)
-  const addMore = (): void => {
-    if (addRows()) requestAnimationFrame(addMore)
+  const addUpTo = (count: number): void => {
+    if (addRows() && body.rows.length < count) requestAnimationFrame(() => addUpTo(count))
   }
+  addUpTo(rowsAtFirst)
+  const shown = scrolling('Report, module by module', table)
+  if (report.modules.length <= rowsAtFirst) return [shown]
+  const more = make('button', { type: 'button', className: 'quiet' }, `Show all ${report.modules.length} modules`)
   more.addEventListener('click', () => {
     more.remove()
-    addMore()
+    addUpTo(report.modules.length)
   })
   return [shown, more]
 }
