@@ -3,11 +3,8 @@
 
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { chromium } from 'playwright-core'
-import { preview } from 'vite'
-
-// As vite.config.ts has them for the page.
-const isolation = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Resource-Policy': 'same-origin' }
+import { withChromium } from './chromium.mjs'
+import { project } from './toolchain.mjs'
 
 /** Runs in the page. Seconds of the best of some rounds. */
 async function measureInPage({ ids, recipe, workers, rounds }) {
@@ -60,35 +57,13 @@ async function measureInPage({ ids, recipe, workers, rounds }) {
   return { seconds, memoryBytes, read, write, threads, lanes }
 }
 
-// A page of its own: ours allows no workers but those of its own files.
-const emptyPage = 'measure.html'
-
-/** Runs `work` with a new page of the built package, isolated or not. */
-async function withPage(isIsolated, address, work) {
-  const server = await preview({
-    configFile: false,
-    root: '.',
-    build: { outDir: 'dist' },
-    preview: { port: 0, host: '127.0.0.1', headers: isIsolated ? isolation : {} },
-    logLevel: 'warn',
-  })
-  const browser = await chromium.launch({ executablePath: process.env.LORA_LEGO_CHROMIUM || '/usr/bin/chromium', args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-background-networking'] })
-  try {
-    const page = await browser.newPage()
-    // The folder that the page asks its user for is one of its own.
-    await page.addInitScript(() => Object.assign(globalThis, { showDirectoryPicker: () => navigator.storage.getDirectory() }))
-    await page.route(`**/${emptyPage}`, route => route.fulfill({ contentType: 'text/html', body: '<!doctype html>', headers: isIsolated ? isolation : {} }))
-    await page.goto(server.resolvedUrls.local[0] + address)
-    return await work(page)
-  } finally {
-    await browser.close()
-    await server.close()
-  }
-}
+const built = isIsolated => ({ root: project, outDir: join(project, 'dist'), isIsolated })
 
 /** `paths`: PEFT folders. `workers`: options of createMerger; lanes need no isolated page, and do not get one. */
 export async function measureInChromium({ paths, recipe, workers, rounds = 1 }) {
-  return withPage(workers.lanes === undefined, emptyPage, async page => {
+  // A blank page: ours allows no workers but those of its own files.
+  return withChromium(built(workers.lanes === undefined), async ({ openPage }) => {
+    const page = await openPage()
     const ids = paths.map((_, i) => `adapter-${i}`)
     for (const [i, path] of paths.entries()) {
       await page.evaluate(id => document.body.append(Object.assign(document.createElement('input'), { id, type: 'file', multiple: true })), ids[i])
@@ -100,7 +75,11 @@ export async function measureInChromium({ paths, recipe, workers, rounds = 1 }) 
 
 /** Milliseconds of each task above 50 ms that the main thread of our own page has from the click on Merge to the shown result. */
 export async function longTasksOfPage({ paths, recipe: { method, rank }, isIsolated }) {
-  return withPage(isIsolated, 'app/index.html', async page => {
+  return withChromium(built(isIsolated), async ({ browser, url }) => {
+    const page = await browser.newPage()
+    // The folder that the page asks its user for is one of its own.
+    await page.addInitScript(() => Object.assign(globalThis, { showDirectoryPicker: () => navigator.storage.getDirectory() }))
+    await page.goto(new URL('app/index.html', url).href)
     for (const path of paths) await page.locator('#folder-input').setInputFiles(path)
     await page.getByLabel('Method').selectOption(method)
     await page.getByLabel('Rank', { exact: true }).fill(String(rank))

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import { build } from './build.mjs'
+import { withChromium } from './chromium.mjs'
 import { ensurePrograms } from './debian-packages.mjs'
 import { machine, table, update } from './tables.mjs'
 import { main, run, step } from './say.mjs'
@@ -73,15 +74,8 @@ async function startInPage({ script, threads, files }) {
   return first
 }
 
-async function startInChromium(isolated, threads) {
-  const { chromium } = await import('playwright-core')
-  const { loadConfigFromFile, preview } = await import('vite')
-  const { config } = await loadConfigFromFile({ command: 'serve', mode: 'production' }, join(project, 'vite.config.ts'))
-  const headers = isolated ? config.preview.headers : {}
-  const server = await preview({ configFile: false, root: source, build: { outDir: site }, preview: { port: 0, host: '127.0.0.1', headers }, logLevel: 'warn' })
-  const browser = await chromium.launch({ executablePath: process.env.LORA_LEGO_CHROMIUM || '/usr/bin/chromium', headless: true, args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-background-networking'] })
-  try {
-    const url = server.resolvedUrls.local[0]
+async function startInChromium(isIsolated, threads) {
+  return withChromium({ root: source, outDir: site, isIsolated }, async ({ browser, url, openPage }) => {
     const html = await readFile(join(site, 'index.html'), 'utf8')
     const script = new URL(/src="([^"]+)"/.exec(html)[1], url).href
     const names = ['adapter_model.safetensors', 'adapter_config.json']
@@ -90,17 +84,12 @@ async function startInChromium(isolated, threads) {
     for (let round = 0; round < rounds; round++) {
       // A context of its own for each: nothing is cached, not even compiled code.
       const context = await browser.newContext()
-      const page = await context.newPage()
-      await page.route('**/blank.html', route => route.fulfill({ contentType: 'text/html', body: '<!doctype html>', headers }))
-      await page.goto(new URL('blank.html', url).href)
+      const page = await openPage(context)
       times.push(await page.evaluate(startInPage, { script, threads, files }))
       await context.close()
     }
     return { name: `Chromium ${browser.version().split('.')[0]}`, times }
-  } finally {
-    await browser.close()
-    await server.close()
-  }
+  })
 }
 
 const middle = values => values.toSorted((x, y) => x - y)[values.length >> 1]

@@ -2,29 +2,9 @@
 
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { Lane } from '../../dist/lib/lane.js'
-import type { Platform, WorkerHandle } from '../../dist/lib/platform.js'
-import type { Job, Reply, Request } from '../../dist/lib/protocol.js'
-
-class FakeWorker implements WorkerHandle {
-  readonly sent: Request[] = []
-  terminated = false
-  held = false
-  reply: (reply: Reply) => void = () => undefined
-  fail: (reason: string) => void = () => undefined
-  post(request: Request): void {
-    this.sent.push(request)
-  }
-  listen(receive: (reply: Reply) => void, failed: (reason: string) => void): void {
-    this.reply = receive
-    this.fail = failed
-  }
-  terminate(): void {
-    this.terminated = true
-  }
-  hold(busy: boolean): void {
-    this.held = busy
-  }
-}
+import type { Platform } from '../../dist/lib/platform.js'
+import type { Job } from '../../dist/lib/protocol.js'
+import { FakeWorker } from './fake-worker.js'
 
 const job = {} as Job
 const effort = { lanes: 1, memory: 0 }

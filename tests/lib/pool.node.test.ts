@@ -3,24 +3,8 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { Platform, WorkerHandle } from '../../dist/lib/platform.js'
 import { Pool } from '../../dist/lib/pool.js'
-import type { Job, Reply, Request } from '../../dist/lib/protocol.js'
-
-class FakeWorker implements WorkerHandle {
-  readonly sent: Request[] = []
-  terminated = false
-  reply: (reply: Reply) => void = () => undefined
-  fail: (reason: string) => void = () => undefined
-  post(request: Request): void {
-    this.sent.push(request)
-  }
-  listen(receive: (reply: Reply) => void, failed: (reason: string) => void): void {
-    this.reply = receive
-    this.fail = failed
-  }
-  terminate(): void {
-    this.terminated = true
-  }
-}
+import type { Job } from '../../dist/lib/protocol.js'
+import { FakeWorker } from './fake-worker.js'
 
 const args = { job: {} as Job, effort: { lanes: 3, memory: 0 }, output: { kind: 'memory' }, hashes: false } as const
 const assist = { isSurvey: false, inputHashes: [], energies: [] }

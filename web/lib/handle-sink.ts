@@ -1,7 +1,7 @@
 // Sinks of a browser that take a result as it appears: files that the user has chosen, and streams.
 
 import { MergeError, messageOf } from './error.js'
-import type { OutputFile, OutputReference, Sink, SinkResult } from './sink.js'
+import { guarded, type OutputFile, type OutputReference, type Sink, type SinkResult } from './sink.js'
 import { openBlob, type ByteSource } from './source.js'
 
 /** A file of a result, and whether it was there before. */
@@ -124,23 +124,10 @@ export function openHandle(output: Extract<OutputReference, { kind: 'handle' | '
   if (takesOne && names.length > 1) {
     throw new MergeError({ code: 'write_failed', message: `the result is ${names.join(' and ')}: give a folder's handle, not ${output.kind === 'stream' ? 'a stream' : "a file's"}` })
   }
-  return guarded(output.kind === 'stream' ? new StreamSink(output.stream) : new HandleSink(output.handle))
+  return guarded(output.kind === 'stream' ? new StreamSink(output.stream) : new HandleSink(output.handle), writeFailed)
 }
 
-/** Turns whatever a file or stream throws into write_failed. */
-function guarded(sink: Sink): Sink {
-  const guard = async <T>(work: Promise<T>): Promise<T> =>
-    work.catch((error: unknown) => {
-      if (error instanceof MergeError) throw error
-      throw new MergeError({ code: 'write_failed', message: `the result could not be written (${messageOf(error)})` }, { cause: error })
-    })
-  return {
-    readsBack: sink.readsBack,
-    begin: file => guard(sink.begin(file)),
-    write: bytes => guard(sink.write(bytes)),
-    rewrite: (offset, bytes) => guard(sink.rewrite(offset, bytes)),
-    written: () => guard(sink.written()),
-    finish: () => guard(sink.finish()),
-    abort: () => sink.abort(),
-  }
+function writeFailed(error: unknown): MergeError {
+  if (error instanceof MergeError) return error
+  return new MergeError({ code: 'write_failed', message: `the result could not be written (${messageOf(error)})` }, { cause: error })
 }

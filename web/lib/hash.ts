@@ -9,6 +9,26 @@ export interface Hasher {
 }
 export type CreateHasher = () => Hasher
 
+/** Hashes whole files for a call, and counts the time that takes beside its work. */
+export class FileHasher {
+  /** Wall time in seconds. */
+  seconds = 0
+  readonly #createHasher: CreateHasher
+  readonly #checkpoint: () => Promise<void>
+
+  constructor(createHasher: CreateHasher, checkpoint: () => Promise<void>) {
+    this.#createHasher = createHasher
+    this.#checkpoint = checkpoint
+  }
+
+  async digest(source: ByteSource): Promise<string> {
+    const begun = performance.now()
+    const digest = await hashOf(source, this.#createHasher, this.#checkpoint)
+    this.seconds += (performance.now() - begun) / 1000
+    return digest
+  }
+}
+
 // Long enough to read at full speed, short enough for memory.
 const pieceBytes = 4 << 20
 

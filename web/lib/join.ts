@@ -5,11 +5,11 @@ import { fields, isCount, isFlag, isNumber, isNumberOrNull, isText, listOf, opti
 import { MergeError } from './error.js'
 import type { ReportValue } from './generated/core-single.mjs'
 import { formats } from './generated/registry.js'
-import { hashOf, type Hasher } from './hash.js'
+import { FileHasher, type Hasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
 import { mostShards, partKey, partTensors, type PartDescription, type PartPlan, type PartReport } from './part.js'
 import type { JoinOutcome } from './protocol.js'
-import { checkCancelled, nextTask, readHeader, type Listener, type Tools } from './run.js'
+import { checkCancelled, checkpointOf, readHeader, type Listener, type Tools } from './run.js'
 import { mustReadBack, type OutputReference, type Sink } from './sink.js'
 import type { ByteSource, FileReference } from './source.js'
 
@@ -288,17 +288,8 @@ export async function join(tools: Tools, references: readonly FileReference[], o
     const ranges = rangesOf(parts, header.length, bytes)
     const { modules, digests, seconds, hashSeconds, ...used } = await readReports(parts, plan.modules.length)
 
-    const checkpoint = async (): Promise<void> => {
-      await nextTask()
-      checkCancelled(listener)
-    }
-    let hashing = 0
-    const hash = async (source: ByteSource): Promise<string> => {
-      const begun = performance.now()
-      const digest = await hashOf(source, tools.createHasher, checkpoint)
-      hashing += (performance.now() - begun) / 1000
-      return digest
-    }
+    const checkpoint = checkpointOf(listener)
+    const hasher = new FileHasher(tools.createHasher, checkpoint)
     // 1 is kept for the moment when the result is complete.
     const progress = (done: number): void => listener.progress({ fraction: Math.min(done / bytes, 0.999), modulesDone: Math.floor((done / bytes) * modules.length), modules: modules.length })
     const sink = await tools.openSink(output, configFile === '' ? [file] : [file, configFile])
@@ -317,11 +308,11 @@ export async function join(tools: Tools, references: readonly FileReference[], o
         if (part.hasher.digest() !== digests[i]) throw bad(part.source.name, 'is damaged: its bytes are not those that were written; copy it again, or compute it again')
       }
       if (hashes) await writeHashes({ areWritten: true, ...hashes, legacyHeader }, sink, tools.createHasher, checkpoint)
-      if (wantsHashes) outputs.push(await hash(await sink.written()))
+      if (wantsHashes) outputs.push(await hasher.digest(await sink.written()))
       if (configFile !== '') {
         await sink.begin({ name: configFile, size: config.length })
         await sink.write(config)
-        if (wantsHashes) outputs.push(await hash(await sink.written()))
+        if (wantsHashes) outputs.push(await hasher.digest(await sink.written()))
       }
       checkCancelled(listener)
       const outcome = {
@@ -329,9 +320,9 @@ export async function join(tools: Tools, references: readonly FileReference[], o
         plan: { ...plan, config: new TextDecoder().decode(config) },
         modules,
         output: await sink.finish(),
-        seconds: seconds + (performance.now() - start) / 1000 - hashing,
+        seconds: seconds + (performance.now() - start) / 1000 - hasher.seconds,
         ...used,
-        ...((wantsHashes || inputHashes.length > 0) && { hashes: { inputs: inputHashes, outputs, seconds: hashSeconds + hashing } }),
+        ...((wantsHashes || inputHashes.length > 0) && { hashes: { inputs: inputHashes, outputs, seconds: hashSeconds + hasher.seconds } }),
       }
       listener.progress({ fraction: 1, modulesDone: modules.length, modules: modules.length })
       return outcome

@@ -6,7 +6,7 @@ import { checkCore } from './core-error.js'
 import { cancelledError, MergeError } from './error.js'
 import type { AdapterValue, MainModule, PlanValue, ReadValue, ReportValue, Session, SurveyValue } from './generated/core-single.mjs'
 import { methods } from './generated/registry.js'
-import { hashOf, type CreateHasher } from './hash.js'
+import { FileHasher, type CreateHasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
 import { helpLeader, leadHelper, type BatchResult } from './lanes.js'
 import { batchesOf, fingerprintOf, modulesOf, numbered, partName, PartSink, type NumberedBatch } from './part.js'
@@ -190,7 +190,7 @@ function shareCancelFlag(tools: Tools, session: Session, listener: Listener): vo
   if (isShared(memory)) listener.flag({ buffer: memory.buffer as unknown as SharedArrayBuffer, address: session.cancelAddress() })
 }
 
-const checkpointOf = (listener: Listener) => async (): Promise<void> => {
+export const checkpointOf = (listener: Listener) => async (): Promise<void> => {
   await nextTask()
   checkCancelled(listener)
 }
@@ -299,16 +299,10 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
     await openAll(tools, session, sources, job, listener)
     let first = makePlan(session, job)
     const checkpoint = checkpointOf(listener)
-    let hashSeconds = 0
-    const hash = async (source: ByteSource): Promise<string> => {
-      const begun = performance.now()
-      const digest = await hashOf(source, tools.createHasher, checkpoint)
-      hashSeconds += (performance.now() - begun) / 1000
-      return digest
-    }
+    const hasher = new FileHasher(tools.createHasher, checkpoint)
     const inputHashes: string[] = []
     const outputHashes: string[] = []
-    if (wantsHashes) for (const source of sources.slice(0, job.adapters.length)) inputHashes.push(await hash(source))
+    if (wantsHashes) for (const source of sources.slice(0, job.adapters.length)) inputHashes.push(await hasher.digest(source))
     // With the hashes, which the output's metadata repeats.
     if (wantsHashes) first = makePlan(session, job, inputHashes)
     const modules = modulesOf(batchesOf(job.shard, first.batches))
@@ -340,25 +334,25 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
       })
       const hashes = session.outputHashes()
       if (hashes.areWritten && !part) await writeHashes(hashes, sink, tools.createHasher, checkpoint)
-      if (wantsHashes && !part) outputHashes.push(await hash(await sink.written()))
+      if (wantsHashes && !part) outputHashes.push(await hasher.digest(await sink.written()))
       if (plan.configFile !== '') {
         const config = new TextEncoder().encode(plan.config)
         await sink.begin({ name: plan.configFile, size: config.length })
         await sink.write(config)
-        if (wantsHashes && !part) outputHashes.push(await hash(await sink.written()))
+        if (wantsHashes && !part) outputHashes.push(await hasher.digest(await sink.written()))
       }
       checkCancelled(listener)
-      const seconds = (performance.now() - start) / 1000 - hashSeconds
+      const seconds = (performance.now() - start) / 1000 - hasher.seconds
       const used = { seconds, threads: session.threads(), lanes: Math.max(1, Math.min(plan.lanes, own.length)), memoryBytes }
-      await part?.report({ ...used, hashSeconds, modules: modules.map(number => ({ number, report: reports[number] as ReportValue })) })
-      if (part && wantsHashes) outputHashes.push(await hash(await part.written()))
+      await part?.report({ ...used, hashSeconds: hasher.seconds, modules: modules.map(number => ({ number, report: reports[number] as ReportValue })) })
+      if (part && wantsHashes) outputHashes.push(await hasher.digest(await part.written()))
       const outcome = {
         plan,
         modules: reports,
         ...(part && { part: { modules, bytes: (await part.written()).size } }),
         output: await sink.finish(),
         ...used,
-        ...(wantsHashes && { hashes: { inputs: inputHashes, outputs: outputHashes, seconds: hashSeconds } }),
+        ...(wantsHashes && { hashes: { inputs: inputHashes, outputs: outputHashes, seconds: hasher.seconds } }),
       }
       listener.progress({ fraction: 1, modulesDone: modules.length, modules: modules.length })
       return outcome
@@ -381,7 +375,7 @@ async function openPart(tools: Tools, session: Session, job: Job, { plan, batche
 }
 
 /** Lets messages in that have arrived, a cancel among them; promises alone would go on before them. */
-export function nextTask(): Promise<void> {
+function nextTask(): Promise<void> {
   return new Promise(resolve => {
     const { port1, port2 } = new MessageChannel()
     port1.onmessage = () => {

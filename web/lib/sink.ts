@@ -47,6 +47,23 @@ export function mustReadBack(sink: Sink, why: string): void {
   if (!sink.readsBack) throw new MergeError({ code: 'not_supported', message: `${why}, which a stream does not allow: write to a file or to memory` })
 }
 
+/** The sink, with whatever it throws turned into what `failure` makes of it. Giving up throws nothing. */
+export function guarded(sink: Sink, failure: (error: unknown) => MergeError): Sink {
+  const guard = async <T>(work: Promise<T>): Promise<T> =>
+    work.catch((error: unknown) => {
+      throw failure(error)
+    })
+  return {
+    readsBack: sink.readsBack,
+    begin: file => guard(sink.begin(file)),
+    write: bytes => guard(sink.write(bytes)),
+    rewrite: (offset, bytes) => guard(sink.rewrite(offset, bytes)),
+    written: () => guard(sink.written()),
+    finish: () => guard(sink.finish()),
+    abort: () => sink.abort(),
+  }
+}
+
 /** Collects files as Blobs: a browser keeps those outside of any page's or worker's heap. */
 export class BlobSink implements Sink {
   readonly readsBack = true

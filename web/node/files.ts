@@ -6,7 +6,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { MergeError, messageOf } from '../lib/error.js'
 import { namesFile } from '../lib/file-names.js'
 import { openHandle } from '../lib/handle-sink.js'
-import { BlobSink, type OpenSink, type OutputFile, type Sink, type SinkResult } from '../lib/sink.js'
+import { BlobSink, guarded, type OpenSink, type OutputFile, type Sink, type SinkResult } from '../lib/sink.js'
 import { openBlob, readFailed, type ByteSource, type OpenSource } from '../lib/source.js'
 
 class FileSource implements ByteSource {
@@ -123,22 +123,6 @@ class FolderSink implements Sink {
   }
 }
 
-/** Turns whatever a sink throws into write_failed. */
-function guarded(path: string, sink: Sink): Sink {
-  const guard = async <T>(work: Promise<T>): Promise<T> => work.catch((error: unknown) => {
-    throw writeFailed(path, error)
-  })
-  return {
-    readsBack: sink.readsBack,
-    begin: file => guard(sink.begin(file)),
-    write: bytes => guard(sink.write(bytes)),
-    rewrite: (offset, bytes) => guard(sink.rewrite(offset, bytes)),
-    written: () => guard(sink.written()),
-    finish: () => guard(sink.finish()),
-    abort: () => sink.abort(),
-  }
-}
-
 function writeFailed(path: string, error: unknown): MergeError {
   return new MergeError({ code: 'write_failed', message: `'${path}': could not be written (${messageOf(error)})`, file: path }, { cause: error })
 }
@@ -152,5 +136,5 @@ export const openOutput: OpenSink = async (output, names) => {
   const sink = await FolderSink.open(output.path).catch((error: unknown) => {
     throw writeFailed(output.path, error)
   })
-  return guarded(output.path, sink)
+  return guarded(sink, error => writeFailed(output.path, error))
 }
