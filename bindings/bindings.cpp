@@ -1,8 +1,9 @@
-// What JavaScript sees of the core: one session class, and the values that it takes and gives. Nothing
+// What JavaScript sees of the core: one session, and the values that it takes and gives. Nothing
 // throws: each result carries an error, whose code is empty where there is none.
 
 #include <emscripten/bind.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,14 +12,12 @@
 #include "job/session.h"
 #include "values.h"
 
-using namespace lego;
-using namespace lego::bindings;
-
+namespace lego::bindings {
 namespace {
 
 /// How many of a file's first bytes addAdapter() or setBase() needs, of which `prefix` are some: at least 8,
 /// unless the file is shorter. Ask again with that many, until they are as many as were given.
-Js<SizeValue> headerNeedsValue(const std::string& file, const std::string& prefix, double fileSize) {
+Js<SizeValue> headerNeeds(const std::string& file, const std::string& prefix, double fileSize) {
   const auto size = lego::headerNeeds(std::as_bytes(std::span(prefix)), static_cast<uint64_t>(fileSize));
   if (size) return toJs(SizeValue{{}, static_cast<double>(*size)});
   Error error = size.error();
@@ -26,146 +25,129 @@ Js<SizeValue> headerNeedsValue(const std::string& file, const std::string& prefi
   return toJs(SizeValue{valueOf(error), 0});
 }
 
-class SessionHandle {
- public:
-  /// `reference`: run on the readable kernels instead of the fast ones; same bytes.
-  SessionHandle(const Js<FootprintValue>& footprint, bool reference)
-      : session_(footprintOf(fromJs(footprint)), reference ? kReferenceKernels : kFastKernels) {}
+// Calls of a worker follow one another: there is one session at a time. As an object of JavaScript it would
+// bring in Embind's classes, a third of the glue.
+std::unique_ptr<Session> session;
 
-  /// `header`: the first headerNeeds() bytes of the file. `config`: the bytes of adapter_config.json.
-  Js<AdapterValue> addAdapter(const Js<OpenValue>& value, const std::string& header,
-                              const std::string& config) {
-    const OpenValue files = fromJs(value);
-    return opened(
-        session_.addAdapter({files.label, files.file, files.configFile}, std::as_bytes(std::span(header)),
-                            static_cast<uint64_t>(files.fileSize),
-                            files.hasConfig ? std::optional<std::string_view>(config) : std::nullopt));
-  }
+/// Before any of the functions below. `reference`: run on the readable kernels instead of the fast ones; same
+/// bytes.
+void openSession(const Js<FootprintValue>& footprint, bool reference) {
+  session =
+      std::make_unique<Session>(footprintOf(fromJs(footprint)), reference ? kReferenceKernels : kFastKernels);
+}
 
-  /// `bytes`: the ranges that addAdapter() listed, one after the other.
-  Js<AdapterValue> setAlphas(const std::string& bytes) {
-    return opened(session_.setAlphas(std::as_bytes(std::span(bytes))));
-  }
+/// Gives its memory back.
+void closeSession() { session.reset(); }
 
-  /// The base model, for recipes that need it: the bytes of its config.json, or the first headerNeeds() bytes
-  /// of its GGUF file.
-  Js<ErrorValue> setBase(const std::string& file, const std::string& bytes, double fileSize) {
-    return toJs(
-        valueOf(session_.setBase(file, std::as_bytes(std::span(bytes)), static_cast<uint64_t>(fileSize))));
-  }
+template <typename T>
+std::span<const T> ofBatch(std::span<const T> modules, uint32_t batch) {
+  const PlannedBatch& planned = session->plan().batches[batch];
+  return modules.subspan(planned.firstModule, planned.endModule - planned.firstModule);
+}
 
-  Js<PlanValue> makePlan(const Js<RecipeValue>& value) {
-    const auto recipe = recipeOf(fromJs(value));
-    return planned(recipe ? session_.makePlan(*recipe) : recipe.error());
-  }
+Js<OpenedValue> opened(const Status& status) {
+  OpenedValue value{valueOf(status), {}};
+  if (!status) return toJs(value);
+  for (const ReadRange& read : session->alphaReads()) value.alphas.push_back(readValue(read));
+  return toJs(value);
+}
 
-  /// What a survey of a batch found, one for each of its modules.
-  Js<std::vector<SurveyValue>> surveys(uint32_t batch) const {
-    std::vector<SurveyValue> values;
-    for (const ModuleSurvey& survey : ofBatch(session_.surveys(), batch))
-      values.push_back(surveyValue(survey));
-    return toJs(values);
-  }
-  /// What surveys found, as SurveyValue::energies, one for each module of the plan; then the plan with the
-  /// ranks that follow.
-  Js<PlanValue> chooseRanks(const Js<std::vector<std::vector<double>>>& value) {
-    auto energies = fromJs(value);
-    for (size_t m = 0; m < energies.size(); ++m) session_.setEnergies(m, std::move(energies[m]));
-    return planned(session_.chooseRanks());
-  }
+Js<PlanValue> planned(const Status& status) {
+  if (status) return toJs(planValue(session->plan(), session->adapters()));
+  PlanValue value;
+  value.error = valueOf(status.error());
+  return toJs(value);
+}
 
-  /// First bytes of the output's tensor file.
-  BytesView outputHeader() const {
-    return viewOf(session_.plan().header.data(), session_.plan().header.size());
-  }
+/// `header`: the first headerNeeds() bytes of the file. `config`: the bytes of adapter_config.json.
+Js<OpenedValue> addAdapter(const Js<OpenValue>& value, const std::string& header, const std::string& config) {
+  const OpenValue files = fromJs(value);
+  return opened(
+      session->addAdapter({files.label, files.file, files.configFile}, std::as_bytes(std::span(header)),
+                          static_cast<uint64_t>(files.fileSize),
+                          files.hasConfig ? std::optional<std::string_view>(config) : std::nullopt));
+}
 
-  /// What is to be written over the header once all batches are written.
-  Js<HashesValue> outputHashes() const {
-    const auto& hashes = session_.plan().hashes;
-    if (!hashes) return toJs(HashesValue{});
-    return toJs(HashesValue{true, static_cast<double>(hashes->dataBegin),
-                            static_cast<double>(hashes->modelAt), static_cast<double>(hashes->legacyAt),
-                            viewOf(hashes->legacyHeader.data(), hashes->legacyHeader.size())});
-  }
+/// `bytes`: the ranges that addAdapter() listed, one after the other.
+Js<ErrorValue> setAlphas(const std::string& bytes) {
+  return toJs(valueOf(session->setAlphas(std::as_bytes(std::span(bytes)))));
+}
 
-  /// Memory that a batch's reads are written to.
-  Js<BytesValue> input(uint32_t batch) {
-    const auto memory = session_.input(batch);
-    if (!memory) return toJs(BytesValue{valueOf(memory.error()), emptyView()});
-    return toJs(BytesValue{{}, viewOf(memory->data(), memory->size())});
-  }
+/// What the last added adapter holds.
+Js<AdapterValue> adapter() { return toJs(adapterValue(session->adapters().back())); }
 
-  /// Begins to merge a batch whose reads lie in its input, or to look at it. The error's code is empty if it
-  /// could.
-  Js<ErrorValue> start(uint32_t batch, bool isSurvey) {
-    return toJs(valueOf(session_.start(batch, isSurvey ? Work::Survey : Work::Merge)));
-  }
+/// The base model, for recipes that need it: the bytes of its config.json, or the first headerNeeds() bytes
+/// of its GGUF file.
+Js<ErrorValue> setBase(const std::string& file, const std::string& bytes, double fileSize) {
+  return toJs(
+      valueOf(session->setBase(file, std::as_bytes(std::span(bytes)), static_cast<uint64_t>(fileSize))));
+}
 
-  /// Waits for a batch. Of a merge: the bytes of the output file from the batch's outputBegin to its
-  /// outputEnd.
-  Js<BytesValue> finish(uint32_t batch) {
-    const auto output = session_.finish(batch);
-    if (!output) return toJs(BytesValue{valueOf(output.error()), emptyView()});
-    return toJs(BytesValue{{}, viewOf(output->data(), output->size())});
-  }
+Js<PlanValue> makePlan(const Js<RecipeValue>& value) {
+  const auto recipe = recipeOf(fromJs(value));
+  return planned(recipe ? session->makePlan(*recipe) : recipe.error());
+}
 
-  /// One for each module of a batch that was merged.
-  Js<std::vector<ReportValue>> reports(uint32_t batch) const {
-    std::vector<ReportValue> values;
-    for (const ModuleReport& report : ofBatch(session_.reports(), batch))
-      values.push_back(reportValue(report));
-    return toJs(values);
-  }
+/// What a survey of a batch found, one for each of its modules.
+Js<std::vector<SurveyValue>> surveys(uint32_t batch) {
+  std::vector<SurveyValue> values;
+  for (const ModuleSurvey& survey : ofBatch(session->surveys(), batch)) values.push_back(surveyValue(survey));
+  return toJs(values);
+}
+/// What surveys found, as SurveyValue::energies, one for each module of the plan; then the plan with the
+/// ranks that follow.
+Js<PlanValue> chooseRanks(const Js<std::vector<std::vector<double>>>& value) {
+  auto energies = fromJs(value);
+  for (size_t m = 0; m < energies.size(); ++m) session->setEnergies(m, std::move(energies[m]));
+  return planned(session->chooseRanks());
+}
 
-  uint32_t threads() const { return static_cast<uint32_t>(session_.threads()); }
+/// First bytes of the output's tensor file.
+BytesView outputHeader() { return viewOf(session->plan().header.data(), session->plan().header.size()); }
 
-  /// Address of a 32-bit word in the core's memory; another thread that sets it to 1 cancels a running batch.
-  uint32_t cancelAddress() {
-    return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(session_.context().cancelFlag()));
-  }
+/// What is to be written over the header once all batches are written.
+Js<HashesValue> outputHashes() {
+  const auto& hashes = session->plan().hashes;
+  if (!hashes) return toJs(HashesValue{});
+  return toJs(HashesValue{true, static_cast<double>(hashes->dataBegin), static_cast<double>(hashes->modelAt),
+                          static_cast<double>(hashes->legacyAt),
+                          viewOf(hashes->legacyHeader.data(), hashes->legacyHeader.size())});
+}
 
- private:
-  template <typename T>
-  std::span<const T> ofBatch(std::span<const T> modules, uint32_t batch) const {
-    const PlannedBatch& planned = session_.plan().batches[batch];
-    return modules.subspan(planned.firstModule, planned.endModule - planned.firstModule);
-  }
+/// Memory that a batch's reads are written to.
+Js<BytesValue> input(uint32_t batch) {
+  const auto memory = session->input(batch);
+  if (!memory) return toJs(BytesValue{valueOf(memory.error()), emptyView()});
+  return toJs(BytesValue{{}, viewOf(memory->data(), memory->size())});
+}
 
-  /// The last added adapter.
-  Js<AdapterValue> opened(const Status& status) const {
-    AdapterValue value;
-    if (!status) {
-      value.error = valueOf(status.error());
-      return toJs(value);
-    }
-    const AdapterFile& adapter = session_.adapters().back();
-    value.label = adapter.label;
-    value.format = infoOf(adapter.catalogue.dialect).name;
-    value.reason = adapter.catalogue.reason;
-    value.baseModel = adapter.catalogue.info.baseModel;
-    value.taskType = adapter.catalogue.info.taskType;
-    value.notices = adapter.catalogue.notices;
-    for (const AdapterModule& module : adapter.catalogue.modules) {
-      value.modules.push_back({module.path, nameOf(module.kind), std::string(nameOf(module.a.dtype)),
-                               static_cast<double>(module.in), static_cast<double>(module.out),
-                               static_cast<uint32_t>(module.rank), module.alpha, module.scale});
-      value.bytes += static_cast<double>(bytesOf(module));
-    }
-    for (const Unsupported& item : adapter.catalogue.unsupported)
-      value.unsupported.push_back({item.tensor, item.reason, infoOf(item.kind).name});
-    for (const ReadRange& read : session_.alphaReads()) value.alphas.push_back(readValue(read));
-    return toJs(value);
-  }
+/// Begins to merge a batch whose reads lie in its input, or to look at it. The error's code is empty if it
+/// could.
+Js<ErrorValue> start(uint32_t batch, bool isSurvey) {
+  return toJs(valueOf(session->start(batch, isSurvey ? Work::Survey : Work::Merge)));
+}
 
-  Js<PlanValue> planned(const Status& status) const {
-    if (status) return toJs(planValue(session_.plan(), session_.adapters()));
-    PlanValue value;
-    value.error = valueOf(status.error());
-    return toJs(value);
-  }
+/// Waits for a batch. Of a merge: the bytes of the output file from the batch's outputBegin to its
+/// outputEnd.
+Js<BytesValue> finish(uint32_t batch) {
+  const auto output = session->finish(batch);
+  if (!output) return toJs(BytesValue{valueOf(output.error()), emptyView()});
+  return toJs(BytesValue{{}, viewOf(output->data(), output->size())});
+}
 
-  Session session_;
-};
+/// One for each module of a batch that was merged.
+Js<std::vector<ReportValue>> reports(uint32_t batch) {
+  std::vector<ReportValue> values;
+  for (const ModuleReport& report : ofBatch(session->reports(), batch)) values.push_back(reportValue(report));
+  return toJs(values);
+}
+
+uint32_t threads() { return static_cast<uint32_t>(session->threads()); }
+
+/// Address of a 32-bit word in the core's memory; another thread that sets it to 1 cancels a running batch.
+uint32_t cancelAddress() {
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(session->context().cancelFlag()));
+}
 
 }  // namespace
 
@@ -180,28 +162,31 @@ EMSCRIPTEN_BINDINGS(lora_lego) {
   register_type<Js<FootprintValue>>("FootprintValue");
   register_type<Js<std::vector<std::vector<double>>>>("number[][]");
   register_type<Js<OpenValue>>("OpenValue");
+  register_type<Js<OpenedValue>>("OpenedValue");
   register_type<Js<AdapterValue>>("AdapterValue");
   register_type<Js<RecipeValue>>("RecipeValue");
   register_type<Js<PlanValue>>("PlanValue");
   register_type<Js<std::vector<SurveyValue>>>("SurveyValue[]");
   register_type<Js<std::vector<ReportValue>>>("ReportValue[]");
 
-  emscripten::class_<SessionHandle>("Session")
-      .constructor<const Js<FootprintValue>&, bool>()
-      .function("addAdapter", &SessionHandle::addAdapter)
-      .function("setAlphas", &SessionHandle::setAlphas)
-      .function("setBase", &SessionHandle::setBase)
-      .function("makePlan", &SessionHandle::makePlan)
-      .function("surveys", &SessionHandle::surveys)
-      .function("chooseRanks", &SessionHandle::chooseRanks)
-      .function("outputHeader", &SessionHandle::outputHeader)
-      .function("outputHashes", &SessionHandle::outputHashes)
-      .function("input", &SessionHandle::input)
-      .function("start", &SessionHandle::start)
-      .function("finish", &SessionHandle::finish)
-      .function("reports", &SessionHandle::reports)
-      .function("threads", &SessionHandle::threads)
-      .function("cancelAddress", &SessionHandle::cancelAddress);
-
-  emscripten::function("headerNeeds", &headerNeedsValue);
+  emscripten::function("headerNeeds", &headerNeeds);
+  emscripten::function("openSession", &openSession);
+  emscripten::function("closeSession", &closeSession);
+  emscripten::function("addAdapter", &addAdapter);
+  emscripten::function("setAlphas", &setAlphas);
+  emscripten::function("adapter", &adapter);
+  emscripten::function("setBase", &setBase);
+  emscripten::function("makePlan", &makePlan);
+  emscripten::function("surveys", &surveys);
+  emscripten::function("chooseRanks", &chooseRanks);
+  emscripten::function("outputHeader", &outputHeader);
+  emscripten::function("outputHashes", &outputHashes);
+  emscripten::function("input", &input);
+  emscripten::function("start", &start);
+  emscripten::function("finish", &finish);
+  emscripten::function("reports", &reports);
+  emscripten::function("threads", &threads);
+  emscripten::function("cancelAddress", &cancelAddress);
 }
+
+}  // namespace lego::bindings

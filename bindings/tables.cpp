@@ -116,8 +116,8 @@ Json types() {
   for (const Shape* shape :
        {&ShapeOf<FootprintValue>::shape, &ShapeOf<OpenValue>::shape, &ShapeOf<RecipeValue>::shape,
         &ShapeOf<ErrorValue>::shape, &ShapeOf<SizeValue>::shape, &ShapeOf<BytesValue>::shape,
-        &ShapeOf<HashesValue>::shape, &ShapeOf<AdapterValue>::shape, &ShapeOf<PlanValue>::shape,
-        &ShapeOf<SurveyValue>::shape, &ShapeOf<ReportValue>::shape})
+        &ShapeOf<HashesValue>::shape, &ShapeOf<OpenedValue>::shape, &ShapeOf<AdapterValue>::shape,
+        &ShapeOf<PlanValue>::shape, &ShapeOf<SurveyValue>::shape, &ShapeOf<ReportValue>::shape})
     declare(*shape, types);
   return types;
 }

@@ -113,17 +113,43 @@ inline ReadValue readValue(const ReadRange& read) {
           static_cast<double>(read.at)};
 }
 
-struct AdapterValue {
+/// An added adapter.
+struct OpenedValue {
   ErrorValue error;
+  std::vector<ReadValue> alphas;  ///< ranges that setAlphas() needs
+};
+LEGO_VALUE(OpenedValue, error, alphas)
+
+struct AdapterValue {
   std::string label, format, reason, baseModel, taskType;
   std::vector<ModuleValue> modules;
   std::vector<UnsupportedValue> unsupported;
   std::vector<std::string> notices;
   double bytes = 0;
-  std::vector<ReadValue> alphas;  ///< ranges that setAlphas() needs
 };
-LEGO_VALUE(AdapterValue, error, label, format, reason, baseModel, taskType, modules, unsupported, notices,
-           bytes, alphas)
+LEGO_VALUE(AdapterValue, label, format, reason, baseModel, taskType, modules, unsupported, notices, bytes)
+
+inline AdapterValue adapterValue(const AdapterFile& adapter) {
+  const Catalogue& catalogue = adapter.catalogue;
+  AdapterValue value{adapter.label,
+                     infoOf(catalogue.dialect).name,
+                     catalogue.reason,
+                     catalogue.info.baseModel,
+                     catalogue.info.taskType,
+                     {},
+                     {},
+                     catalogue.notices,
+                     0};
+  for (const AdapterModule& module : catalogue.modules) {
+    value.modules.push_back({module.path, nameOf(module.kind), std::string(nameOf(module.a.dtype)),
+                             static_cast<double>(module.in), static_cast<double>(module.out),
+                             static_cast<uint32_t>(module.rank), module.alpha, module.scale});
+    value.bytes += static_cast<double>(bytesOf(module));
+  }
+  for (const Unsupported& item : catalogue.unsupported)
+    value.unsupported.push_back({item.tensor, item.reason, infoOf(item.kind).name});
+  return value;
+}
 
 struct OptionText {
   std::string name, value;

@@ -48,7 +48,9 @@ async function generate() {
     const from = (platform, extension) => join(project, `build/wasm-${variant}/bindings/${platform}`, name + extension)
     for (const [platform, suffix] of [['browser', ''], ['node', '.node']]) {
       const glue = await readFile(from(platform, '.mjs'), 'utf8')
-      await writeFile(join(generated, `${name}${suffix}.mjs`), variant === 'threads' ? withoutSelfReference(glue, name) : glue)
+      const code = variant === 'threads' ? withoutSelfReference(glue, name) : glue
+      // Bundlers take the glue with threads as it is.
+      await writeFile(join(generated, `${name}${suffix}.mjs`), platform === 'browser' ? await minified(name, code) : code)
       const types = await readFile(from('browser', '.d.ts'), 'utf8')
       await writeFile(join(generated, `${name}${suffix}.d.mts`), `${Object.values(tables.types).join('\n')}\n${types}`)
     }
@@ -76,6 +78,14 @@ function withoutSelfReference(glue, name) {
   const found = glue.match(pattern)?.length ?? 0
   if (found !== 1) throw new Error(`the glue of ${name} names itself ${found} times, not once: look at withoutSelfReference`)
   return glue.replace(pattern, 'Module["pthreadScript"]')
+}
+
+async function minified(name, code) {
+  // Not at the top: it may just have been installed.
+  const { minifySync } = await import('vite')
+  const { errors, ...result } = minifySync(`${name}.mjs`, code, { compress: true, mangle: { toplevel: true } })
+  if (errors.length > 0) throw new Error(`the glue of ${name} could not be minified: ${errors[0].message}`)
+  return result.code
 }
 
 async function buildLibrary() {

@@ -252,7 +252,7 @@ async function formatsPage(path) {
 
 /** JSON schema of a report, from the library's own types. */
 function reportSchema() {
-  const schema = createGenerator({ path: join(project, 'web/lib/result.ts'), type: 'MergeReport', tsconfig: join(project, 'tsconfig.json'), skipTypeCheck: true, topRef: true }).createSchema('MergeReport')
+  const schema = createGenerator({ path: join(project, 'web/lib/report.ts'), type: 'MergeReport', tsconfig: join(project, 'tsconfig.json'), skipTypeCheck: true, topRef: true }).createSchema('MergeReport')
   return `${JSON.stringify({ title: 'lora-lego merge report, schema version 1', ...schema }, null, 2)}\n`
 }
 
@@ -278,7 +278,7 @@ function reportPage(schema) {
   const sections = names.map(name => `## ${name}\n\n${definitions[name].description ?? ''}\n\n| field | type | meaning |\n| --- | --- | --- |\n${rows(definitions[name], '').join('\n')}\n`)
   return `# Report
 
-${generated} from the library's types (web/lib/result.ts). The same as a JSON schema: [report.schema.json](report.schema.json).
+${generated} from the library's types (web/lib/report.ts). The same as a JSON schema: [report.schema.json](report.schema.json).
 
 \`merge()\` returns it, \`lora-lego merge --report FILE\` writes it. Everything about quality is computed from the
 Gram matrices that the merge needs anyway. D* is the exact weighted sum of the adapters, X the result; norms are

@@ -6,6 +6,8 @@ import { join } from 'node:path'
 
 const quote = text => `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`
 const camel = name => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase())
+/** Each of some values once. */
+const distinct = values => [...new Map(values.map(value => [JSON.stringify(value), value])).values()]
 const typeOf = option => (option.type === 'choice' ? option.choices.map(quote).join(' | ') : 'number')
 const defaultOf = option => (option.type === 'choice' ? option.choices[0] : String(option.standard))
 const boundsOf = option => (option.type === 'choice' ? '' : ` From ${option.minimum} to ${option.maximum}.`)
@@ -77,6 +79,9 @@ export interface FormatInfo {
   readonly hasStacks: boolean
 }
 
+/** What formats call their files. */
+export const formatFiles: readonly Pick<FormatInfo, 'tensorFile' | 'configFile'>[] = ${JSON.stringify(distinct(formats.map(({ tensorFile, configFile }) => ({ tensorFile, configFile }))))}
+
 /** Every file format. */
 export const formats: readonly FormatInfo[] = ${JSON.stringify(formats, null, 2)}
 
@@ -133,6 +138,12 @@ export interface MethodInfo {
   readonly mostAdapters: number
   readonly options: readonly OptionInfo[]
 }
+
+/** The default merge method. */
+export const defaultMethod: MethodName = ${quote(methods[0].name)}
+
+/** Names of options in the core, where a recipe has another. */
+export const coreNames: Readonly<Record<string, string>> = ${JSON.stringify(Object.fromEntries([...options.keys()].filter(name => camel(name) !== name).map(name => [camel(name), name])))}
 
 /** Every merge method, the default one first. */
 export const methods: readonly MethodInfo[] = ${JSON.stringify(

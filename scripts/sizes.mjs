@@ -14,7 +14,7 @@ import { machine, table, update } from './tables.mjs'
 import { main, run, step } from './say.mjs'
 import { project } from './toolchain.mjs'
 
-/** A page that has all of the library, as a bundler gives it. */
+/** A page that merges, as a bundler gives it. */
 const site = join(project, 'build/size')
 const source = join(project, 'build/size-source')
 const examples = ['add3', 'rotl2']
@@ -24,7 +24,7 @@ const rounds = 7
 async function bundleLibrary() {
   await rm(source, { recursive: true, force: true })
   await mkdir(source, { recursive: true })
-  await writeFile(join(source, 'index.html'), '<!doctype html>\n<link rel="icon" href="data:," />\n<script type="module">import * as library from "lora-lego"; globalThis.library = library</script>\n')
+  await writeFile(join(source, 'index.html'), '<!doctype html>\n<link rel="icon" href="data:," />\n<script type="module">import { createMerger } from "lora-lego"; globalThis.createMerger = createMerger</script>\n')
   const { build: bundle } = await import('vite')
   await bundle({
     configFile: false,
@@ -67,7 +67,7 @@ async function startInPage({ script, threads, files }) {
   const inputs = files.map(pair => pair.map(([name, text]) => new File([Uint8Array.from(atob(text), byte => byte.charCodeAt(0))], name)))
   const start = performance.now()
   await import(script)
-  const merger = globalThis.library.createMerger(threads ? { threads } : {})
+  const merger = globalThis.createMerger(threads ? { threads } : {})
   let first
   await merger.merge(inputs, {}, { onProgress: ({ modulesDone }) => { if (modulesDone > 0) first ??= performance.now() - start } })
   await merger.close()
@@ -116,7 +116,7 @@ async function startRows() {
 
 await main(async () => {
   await build()
-  await step('a page with all of the library: build/size/', bundleLibrary)
+  await step('a page that merges: build/size/', bundleLibrary)
   const kB = bytes => `${(bytes / 1000).toFixed(1)} kB`
   const checked = await budgets()
   const sizes = table(['loaded', 'gzip', 'budget'], checked.map(({ name, size, sizeLimit }) => [name, kB(size), kB(sizeLimit)]))

@@ -107,8 +107,6 @@ Status Session::makePlan(const Recipe& asked) {
   reports_.assign(plan_->modules.size(), {});
   surveys_.assign(plan_->modules.size(), {});
   forgetInputs();
-  // With a survey every byte is read twice.
-  context_.begin(plan_->inputBytes * (plan_->ranksAreKnown ? 1 : 2));
   return {};
 }
 
@@ -204,11 +202,7 @@ Status Session::start(size_t index, Work work) {
     const PlannedGroup& group = plan_->groups[first + i];
     const Status done = slot->work == Work::Survey ? surveyGroup(*slot, group, workspaces_[thread])
                                                    : mergeGroup(*slot, group, workspaces_[thread]);
-    if (!done) {
-      slot->errors[i] = done.error();
-      return;
-    }
-    for (const size_t m : group.modules) context_.advance(plan_->modules[m].inputBytes);
+    if (!done) slot->errors[i] = done.error();
   };
   pool_.start(slot->loop);
   return {};
@@ -238,7 +232,6 @@ Status Session::writeRest(Slot& slot) {
     Status made = mergeExtra(extra, adapters_, {slot.input.data(), static_cast<size_t>(batch.inputBytes)},
                              part(slot, extra.out));
     if (!made) return made.error();
-    for (const auto& source : extra.sources) context_.advance(source.tensor.end - source.tensor.begin);
   }
   for (const PlannedFiller& filler : plan_->fillers) {
     if (filler.at >= batch.outputBegin && filler.at < batch.outputEnd)

@@ -10,8 +10,9 @@ namespace {
 
 using simd::F32x4;
 
-// Columns per kernel call: 1 KB of each unit that takes part.
-constexpr size_t kBlock = 256;
+// Columns per kernel call: 1 KB of each unit that takes part. Where no unit takes part twice, nothing is
+// gained by coming back to it, and long rows are fetched sooner.
+constexpr size_t kBlock = 256, kLongBlock = 4096;
 constexpr size_t kStrip = 32;
 // Units per call where all take part: of each a line of the cache at a time, together half of the smallest
 // L1.
@@ -91,6 +92,16 @@ bool sameUnits(std::span<const Term> a, std::span<const Term> b) {
   return std::ranges::equal(a, b, {}, &Term::unit, &Term::unit);
 }
 
+/// Whether each unit is a term of one row at most, as far as their number tells.
+bool areDisjoint(std::span<const std::span<const Term>> terms) {
+  size_t count = 0, units = 0;
+  for (const auto& row : terms) {
+    count += row.size();
+    for (const Term& term : row) units = std::max<size_t>(units, term.unit + 1);
+  }
+  return count <= units;
+}
+
 }  // namespace
 
 void assemble(const float* units, size_t stride, size_t length, std::span<const std::span<const Term>> terms,
@@ -103,9 +114,10 @@ void assemble(const float* units, size_t stride, size_t length, std::span<const 
     if (four) fours[q] = fourRows(terms.subspan(q, 4), stride);
     q += four ? 4 : 1;
   }
+  const size_t block = areDisjoint(terms) ? kLongBlock : kBlock;
   // Columns outside, so that each unit is fetched from memory once for all rows.
-  for (size_t c = 0; c < length; c += kBlock) {
-    const size_t n = std::min(kBlock, length - c);
+  for (size_t c = 0; c < length; c += block) {
+    const size_t n = std::min(block, length - c);
     for (size_t q = 0; q < terms.size();) {
       float* out = target + q * stride + c;
       if (const size_t count = fours[q].offset.size(); count != 0) {

@@ -76,21 +76,6 @@ TEST(Random, ModulesGetSeedsOfTheirOwn) {
   EXPECT_NE(moduleSeed(0, "a.b"), moduleSeed(1, "a.b"));
 }
 
-TEST(Context, ProgressIsMonotoneAndEndsAtOne) {
-  Context context;
-  EXPECT_EQ(context.fraction(), 0);
-  context.begin(10);
-  double last = 0;
-  for (int i = 0; i < 10; ++i) {
-    context.advance(1);
-    EXPECT_GT(context.fraction(), last);
-    last = context.fraction();
-  }
-  EXPECT_EQ(last, 1);
-  context.advance(5);
-  EXPECT_EQ(context.fraction(), 1);
-}
-
 class Threads : public ::testing::TestWithParam<size_t> {};
 
 void runLoop(ThreadPool& pool, size_t count, std::function<void(size_t, size_t)> body) {

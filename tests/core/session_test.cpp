@@ -169,26 +169,6 @@ TEST(Session, CancelEndsTheWork) {
                 input->begin() + static_cast<std::ptrdiff_t>(read.at));
   session.context().cancel();
   expectCode(session.run(0), Code::cancelled);
-  EXPECT_LT(session.context().fraction(), 1);
-}
-
-TEST(Session, ProgressEndsAtOne) {
-  const auto adapters = examples();
-  Session session(2);
-  for (const auto& adapter : adapters) ASSERT_TRUE(addTo(session, adapter));
-  ASSERT_TRUE(session.makePlan({}));
-  double last = 0;
-  for (size_t i = 0; i < session.plan().batches.size(); ++i) {
-    const PlannedBatch& batch = session.plan().batches[i];
-    auto input = session.input(i);
-    for (const ReadRange& read : batch.reads)
-      std::copy_n(adapters[read.adapter].file.begin() + static_cast<std::ptrdiff_t>(read.offset), read.length,
-                  input->begin() + static_cast<std::ptrdiff_t>(read.at));
-    ASSERT_TRUE(session.run(i));
-    EXPECT_GT(session.context().fraction(), last);
-    last = session.context().fraction();
-  }
-  EXPECT_EQ(last, 1);
 }
 
 TEST(Session, ABatchNeedsItsInput) {

@@ -104,7 +104,7 @@ describe.each([{ isolated: true }, { isolated: false }])('the page, isolated: $i
     await canMerge()
     await page.getByRole('button', { name: 'Merge', exact: true }).click()
     await page.getByRole('heading', { name: 'Done' }).waitFor()
-    expect(await page.locator('[aria-label="Report, module by module"] tbody tr').count()).toBe(28)
+    await expect.poll(() => page.locator('[aria-label="Report, module by module"] tbody tr').count()).toBe(28)
 
     const tensors = parse((await download('adapter_model.safetensors')).buffer)
     expect(tensors.size).toBe(56)

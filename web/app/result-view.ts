@@ -33,10 +33,7 @@ export interface ResultText {
 
 export async function showResult(root: HTMLElement, { files, report }: MergeResult, { name, done }: ResultText): Promise<void> {
   for (const url of urls.splice(0)) URL.revokeObjectURL(url)
-  // A report of many modules has arrived in this task, is written in the next, and shown in a third: none is long.
-  await nextTask()
-  const reportFile = new Blob([JSON.stringify(report, null, 2)], { type: 'application/json' })
-  await nextTask()
+  const reportFile = await jsonFile(report)
   root.replaceChildren(
     make('h3', {}, 'Done'),
     make('p', {}, `${done} ${quality(report)}`),
@@ -52,8 +49,23 @@ export async function showResult(root: HTMLElement, { files, report }: MergeResu
 
 const nextTask = (): Promise<void> => new Promise(resolve => setTimeout(resolve))
 
-// Rows that are laid out in one task: with a bar for each merged rank, more of them make a pause that is felt.
-const rowsAtOnce = 15
+// Of the report, written in one task: all of them would make a pause that is felt.
+const modulesAtOnce = 32
+
+/** The report as `JSON.stringify(report, null, 2)` has it, but for the indentation of the modules. */
+async function jsonFile({ modules, ...frame }: MergeReport): Promise<Blob> {
+  const parts = [JSON.stringify(frame, null, 2).replace(/\n}$/, ',\n  "modules": [')]
+  for (let i = 0; i < modules.length; i += modulesAtOnce) {
+    await nextTask()
+    const texts = modules.slice(i, i + modulesAtOnce).map(module => JSON.stringify(module, null, 2))
+    parts.push(i > 0 ? ',\n' : '\n', texts.join(',\n'))
+  }
+  await nextTask()
+  return new Blob([...parts, '\n]}'], { type: 'application/json' })
+}
+
+// Rows that are laid out in one frame: with a bar for each merged rank, more of them make a pause that is felt.
+const rowsAtOnce = 6
 // More than a screen holds.
 const rowsAtFirst = 60
 
@@ -68,7 +80,9 @@ function moduleReports(report: MergeReport): HTMLElement[] {
     return body.rows.length < report.modules.length
   }
   const addUpTo = (count: number): void => {
-    if (addRows() && body.rows.length < count) requestAnimationFrame(() => addUpTo(count))
+    requestAnimationFrame(() => {
+      if (addRows() && body.rows.length < count) addUpTo(count)
+    })
   }
   addUpTo(rowsAtFirst)
   const shown = scrolling('Report, module by module', table)
@@ -116,7 +130,9 @@ function inputTable({ inputs, totals }: MergeReport): HTMLTableElement {
 }
 
 const hasClusters = (report: MergeReport): boolean => report.modules.some(module => module.clusters.length > 0)
-const colour = (adapter: number): string => `owner owner-${adapter % 8}`
+// In style.css.
+const colours = 8
+const colour = (adapter: number): string => `owner owner-${adapter % colours}`
 
 /** Which colour stands for which adapter. */
 function legend(report: MergeReport): HTMLElement[] {
@@ -147,15 +163,23 @@ function row(module: ModuleReport, report: MergeReport): HTMLTableRowElement {
   return make('tr', {}, ...cells)
 }
 
+// Of a bar, in rem.
+const widthOfUnit = 0.28
+
 /** One merged rank: a bar with a part for each adapter that its units come from. */
 function clusterBar(counts: readonly number[], index: number, nearZero: boolean, report: MergeReport): HTMLElement {
   const owners = counts.map((count, i) => (count > 0 ? `${count} of ${report.inputs[i]?.name}` : '')).filter(text => text !== '')
   const title = `rank ${index + 1}: ${owners.join(', ')}${nearZero ? '; its members cancel' : ''}`
-  const parts = counts.flatMap((count, i) => {
+  const bar = make('span', { className: nearZero ? 'cluster near-zero' : 'cluster', title, role: 'img', ariaLabel: title })
+  // One element, whatever it is made of: a report can have thousands of bars.
+  let width = 0
+  const stops = counts.flatMap((count, i) => {
     if (count === 0) return []
-    const part = make('i', { className: colour(i) })
-    part.style.width = `${0.28 * count}rem`
-    return [part]
+    const begin = width
+    width += widthOfUnit * count
+    return [`var(--adapter-${i % colours}) ${begin.toFixed(2)}rem ${width.toFixed(2)}rem`]
   })
-  return make('span', { className: nearZero ? 'cluster near-zero' : 'cluster', title, role: 'img', ariaLabel: title }, ...parts)
+  bar.style.width = `${width.toFixed(2)}rem`
+  bar.style.background = `linear-gradient(to right, ${stops.join(', ')})`
+  return bar
 }

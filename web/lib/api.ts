@@ -4,13 +4,14 @@
 import { comparisonOf, type Comparison } from './comparison.js'
 import { MergeError } from './error.js'
 import { namesFile } from './file-names.js'
-import { extraKinds, formats, methods, version, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
+import { coreNames, defaultMethod, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
 import { resolveBase, resolveInput, resolveParts, type MergeInput, type Source } from './input.js'
-import type { CallOptions } from './lane.js'
-import { mostShards, type Shard } from './part.js'
+import type { CallLines, CallOptions } from './lane.js'
+import { mostShards, type Shard } from './shard.js'
 import type { Platform, WorkerSettings } from './platform.js'
 import { Pool } from './pool.js'
-import type { AdapterData, Effort, Job, OnnxLayout, PlanData, Policies, Progress } from './protocol.js'
+import type { AdapterData, Calls, Effort, Job, OnnxLayout, PlanData, Policies, Progress } from './protocol.js'
+import type { ModuleReport } from './report.js'
 import { resultOf, type MergeResult } from './result.js'
 import type { OutputReference } from './sink.js'
 import type { FileReference } from './source.js'
@@ -179,7 +180,6 @@ const mostWorkers = 64
 const standardWorkers = 8
 // A core, a merge of a few adapters in it, and what the rest of the machine needs.
 const memoryPerWorker = 2 ** 30
-const defaultMethod = (methods[0] as MethodInfo).name
 
 export function defineApi(platform: Platform): Api {
   function createMerger({ threads: asked, lanes: askedLanes, memory = 0, idle = 60_000, kernels = 'fast' }: MergerOptions = {}): Merger {
@@ -201,6 +201,11 @@ export function defineApi(platform: Platform): Api {
       if (closed) throw new MergeError({ code: 'closed', message: 'this merger was closed' })
       return pool.call(name, args, options)
     }
+    const collect = async <C extends 'merge' | 'join'>(name: C, args: Calls[C]['in'], options: CallOptions & Pick<CallLines, 'lines'>): Promise<MergeResult> => {
+      const modules: ModuleReport[] = []
+      const answer = await call(name, args, { ...options, onModules: some => void modules.push(...some) })
+      return resultOf(answer, modules)
+    }
     const checkedOutput = async (target: Output | undefined, inputs: readonly FileReference[]): Promise<{ output: OutputReference; lines: readonly Transferable[] }> => {
       const output = outputOf(platform, target)
       await platform.checkOutput?.(output, inputs)
@@ -209,7 +214,7 @@ export function defineApi(platform: Platform): Api {
     const run = async (whole: Job, { output: target, hashes = false, shard, ...options }: MergeOptions): Promise<MergeResult> => {
       const job = shard === undefined ? whole : { ...whole, shard: checkedShard(shard, target) }
       const { output, lines } = await checkedOutput(target, job.adapters.flatMap(({ tensors, config }) => (config ? [tensors, config] : [tensors])))
-      return resultOf(job, await call('merge', { job, effort, output, hashes }, { ...(options satisfies CallOptions), lines }))
+      return collect('merge', { job, effort, output, hashes }, { ...options, lines })
     }
     const close = async (): Promise<void> => {
       closed = true
@@ -244,8 +249,7 @@ export function defineApi(platform: Platform): Api {
       async join(parts, { output: target, hashes = false, ...options } = {}) {
         const files = await resolveParts(platform, parts)
         const { output, lines } = await checkedOutput(target, files)
-        const { job, ...outcome } = await call('join', { parts: files, output, hashes }, { ...(options satisfies CallOptions), lines })
-        return resultOf(job, outcome)
+        return collect('join', { parts: files, output, hashes }, { ...options, lines })
       },
       close,
       [Symbol.asyncDispose]: close,
@@ -309,6 +313,7 @@ async function jobOf(platform: Platform, inputs: readonly MergeInput[], recipe: 
     metadata: Boolean(metadata),
     keepScales: false,
     options,
+    coreOptions: Object.entries(options).flatMap(([name, value]) => (value === undefined ? [] : [{ name: (Object.hasOwn(coreNames, name) && coreNames[name]) || name, value: String(value) }])),
   }
 }
 
@@ -340,4 +345,4 @@ function rankRuleOf(rank: Recipe['rank']): Job['rankRule'] {
   return { kind: entry[0], value: entry[1] }
 }
 
-export { extraKinds, formats, methods, version, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions, type OnnxLayout, type Policies, type Progress, type Shard }
+export type { ExtraKind, FormatInfo, FormatName, MethodInfo, MethodName, MethodOptions, OnnxLayout, Policies, Progress, Shard }

@@ -2,8 +2,11 @@
 
 import type { Claims } from './claims.js'
 import { checkCore } from './core-error.js'
-import type { BatchValue, FootprintValue, MainModule, Session } from './generated/core-single.mjs'
+import type { BatchValue, FootprintValue, MainModule } from './generated/core-single.mjs'
 import { readFailed, type ByteSource } from './source.js'
+
+/** The core with its session open: it has one at a time, as calls follow one another in a worker. */
+export type Session = Omit<MainModule, 'openSession'>
 
 /** How one core is used. */
 export interface CoreUse {

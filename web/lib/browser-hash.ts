@@ -3,9 +3,9 @@
 
 import { bytesToHex } from './generated/noble-hashes/utils.js'
 import { sha256 } from './generated/noble-hashes/sha2.js'
-import type { CreateHasher } from './hash.js'
+import type { Hasher } from './hash.js'
 
-export const createHasher: CreateHasher = () => {
+export function createHasher(): Hasher {
   const hash = sha256.create()
   // A view of shared memory is as good as any: the bytes are consumed at once.
   return { update: bytes => void hash.update(bytes), digest: () => bytesToHex(hash.digest()) }

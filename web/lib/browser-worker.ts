@@ -1,6 +1,5 @@
 // What the two worker scripts of a browser share: their first message says how many threads to use.
 
-import { createHasher } from './browser-hash.js'
 import { openHandle } from './handle-sink.js'
 import { serve, type WorkerParts } from './serve.js'
 import { BlobSink } from './sink.js'
@@ -24,7 +23,8 @@ export function serveBrowser(start: (threads: number) => ReturnType<WorkerParts[
       start: () => start(settings.threads),
       open: openBlob,
       readsIntoMemory: false,
-      createHasher,
+      // Few merges need it.
+      createHasher: async () => (await import('./browser-hash.js')).createHasher(),
       openSink: async (output, names) => {
         if (output.kind === 'memory') return new BlobSink()
         if (output.kind !== 'path') return openHandle(output, names)

@@ -1,6 +1,7 @@
 // What the core answers in the place of exceptions.
 
-import { MergeError, type MergeErrorCode } from './error.js'
+import { MergeError } from './error.js'
+import type { MergeErrorCode } from './error-codes.js'
 import type { ErrorValue } from './generated/core-single.mjs'
 
 /** Throws if the core's answer is an error. */

@@ -1,8 +1,8 @@
 // What the names of tensor files end with, in any format.
 
-import { formats } from './generated/registry.js'
+import { formatFiles } from './generated/registry.js'
 
-const endings = [...new Set(formats.map(({ tensorFile }) => tensorFile.slice(tensorFile.lastIndexOf('.') + 1)))]
+const endings = [...new Set(formatFiles.map(({ tensorFile }) => tensorFile.slice(tensorFile.lastIndexOf('.') + 1)))]
 const ending = new RegExp(`\\.(${endings.join('|')})$`)
 
 /** Whether a path is that of a tensor file rather than of a folder. */

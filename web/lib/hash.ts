@@ -7,7 +7,8 @@ export interface Hasher {
   /** In hexadecimal. */
   digest(): string
 }
-export type CreateHasher = () => Hasher
+/** What it needs may have to be loaded first. */
+export type CreateHasher = () => Promise<Hasher>
 
 /** Hashes whole files for a call, and counts the time that takes beside its work. */
 export class FileHasher {
@@ -34,7 +35,7 @@ const pieceBytes = 4 << 20
 
 /** Digest of a file from the byte `begin` on. `checkpoint` is called before each piece. */
 export async function hashOf(source: ByteSource, createHasher: CreateHasher, checkpoint: () => Promise<void>, begin = 0): Promise<string> {
-  const hasher = createHasher()
+  const hasher = await createHasher()
   const space = new Uint8Array(Math.min(pieceBytes, source.size - begin))
   for (let offset = begin; offset < source.size; offset += space.length) {
     await checkpoint()

@@ -20,12 +20,14 @@ export const convert = api.convert
 /** Puts the parts of one merge together. See Merger.join. */
 export const join = api.join
 
-export { extraKinds, formats, methods, version } from './api.js'
+export { extraKinds, formats, methods, version } from './generated/registry.js'
 export type { CompareOptions, Conversion, ExtraKind, FormatInfo, FormatName, Inspection, JoinOptions, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Output, Policies, Progress, RankRule, Recipe, Shard } from './api.js'
 export type { Advice, Reason } from './advice.js'
 export { worstModules } from './comparison.js'
 export type { Comparison, ModuleComparison, Relations } from './comparison.js'
-export { errorCodes, MergeError } from './error.js'
-export type { MergeErrorCode } from './error.js'
+export { MergeError } from './error.js'
+export { errorCodes } from './error-codes.js'
+export type { MergeErrorCode } from './error-codes.js'
 export type { AdapterSource, MergeInput, Source, WeightedInput } from './input.js'
-export type { MergedTensor, InputReport, MergeReport, MergeResult, ModuleReport } from './result.js'
+export type { InputReport, MergeReport, ModuleReport } from './report.js'
+export type { MergedTensor, MergeResult } from './result.js'

@@ -2,8 +2,8 @@
 
 import { MergeError } from './error.js'
 import { namesFile, withoutEnding } from './file-names.js'
-import { formats } from './generated/registry.js'
-import { namesPart, partName } from './part.js'
+import { formatFiles } from './generated/registry.js'
+import { namesPart, partName } from './shard.js'
 import type { Platform } from './platform.js'
 import type { AdapterReference } from './protocol.js'
 import type { FileReference } from './source.js'
@@ -29,7 +29,7 @@ export type MergeInput = AdapterSource | WeightedInput
 
 const configFileName = 'adapter_config.json'
 /** What the folders of formats call their tensor file. Training folders hold further ones, such as an optimizer's. */
-const properNames = [...new Set(formats.map(({ tensorFile }) => tensorFile))]
+const properNames = [...new Set(formatFiles.map(({ tensorFile }) => tensorFile))]
 
 function isWeighted(input: MergeInput): input is WeightedInput {
   return typeof input === 'object' && input !== null && 'source' in input

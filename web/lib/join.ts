@@ -4,12 +4,14 @@
 import { fields, isCount, isFlag, isNumber, isNumberOrNull, isText, listOf, optional, recordOf } from './check.js'
 import { MergeError } from './error.js'
 import type { ReportValue } from './generated/core-single.mjs'
-import { formats } from './generated/registry.js'
+import { formatFiles } from './generated/registry.js'
 import { FileHasher, type Hasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
-import { mostShards, partKey, partTensors, type PartDescription, type PartPlan, type PartReport } from './part.js'
-import type { JoinOutcome } from './protocol.js'
+import { partKey, partTensors, type PartDescription, type PartPlan, type PartReport } from './part.js'
+import type { JoinOutcome, PlanData } from './protocol.js'
+import { moduleReport } from './report.js'
 import { checkCancelled, checkpointOf, readHeader, type Listener, type Tools } from './run.js'
+import { mostShards } from './shard.js'
 import { mustReadBack, type OutputReference, type Sink } from './sink.js'
 import type { ByteSource, FileReference } from './source.js'
 
@@ -40,6 +42,8 @@ const largestText = 256 << 20
 const mostAdapters = 1024
 // Long enough to copy at full speed, short enough for memory.
 const pieceBytes = 4 << 20
+// Of the report, in one message.
+const modulesAtOnce = 16
 
 function bad(file: string, message: string): MergeError {
   return new MergeError({ code: 'bad_part', message: `'${file}' ${message}`, file })
@@ -112,8 +116,8 @@ async function openPart(tools: Tools, reference: FileReference, sources: ByteSou
   const { index, of } = known.shard
   if (!(index >= 1 && index <= of && of <= mostShards)) throw bad(name, `is damaged: it says that it is part ${index} of ${of}`)
   // A name is written to as it is: it must be one of ours.
-  if (!formats.some(({ tensorFile, configFile }) => tensorFile === known.file && configFile === known.configFile)) throw bad(name, `is damaged: no format has the files '${known.file}' and '${known.configFile}'`)
-  return { source, description: known, hasher: tools.createHasher(), tensors: tensorsOf(name, entries, bytes.length, source.size) }
+  if (!formatFiles.some(({ tensorFile, configFile }) => tensorFile === known.file && configFile === known.configFile)) throw bad(name, `is damaged: no format has the files '${known.file}' and '${known.configFile}'`)
+  return { source, description: known, hasher: await tools.createHasher(), tensors: tensorsOf(name, entries, bytes.length, source.size) }
 }
 
 /** The tensors of a header, which must fill the rest of the file without a gap. */
@@ -315,10 +319,13 @@ export async function join(tools: Tools, references: readonly FileReference[], o
         if (wantsHashes) outputs.push(await hasher.digest(await sink.written()))
       }
       checkCancelled(listener)
+      // Some at a time, as in a merge.
+      const told = modules.map((report, number) => moduleReport(plan.modules[number] as PlanData['modules'][number], report))
+      for (let i = 0; i < told.length; i += modulesAtOnce) listener.modules(told.slice(i, i + modulesAtOnce))
       const outcome = {
         job,
         plan: { ...plan, config: new TextDecoder().decode(config) },
-        modules,
+        modules: told,
         output: await sink.finish(),
         seconds: seconds + (performance.now() - start) / 1000 - hasher.seconds,
         ...used,

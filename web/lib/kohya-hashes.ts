@@ -19,7 +19,7 @@ async function legacyPart(file: ByteSource, dataBegin: number, header: Uint8Arra
 
 /** Writes both hashes into the header of the sink's current file, which is complete but for them. */
 export async function writeHashes({ dataBegin, modelAt, legacyAt, legacyHeader }: HashesValue, sink: Sink, createHasher: CreateHasher, checkpoint: () => Promise<void>): Promise<void> {
-  const legacy = createHasher()
+  const legacy = await createHasher()
   const file = await sink.written()
   for (const bytes of await legacyPart(file, dataBegin, legacyHeader)) legacy.update(bytes)
   const model = await hashOf(file, createHasher, checkpoint, dataBegin)

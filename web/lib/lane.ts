@@ -3,11 +3,14 @@
 import { MergeError, messageOf, type ErrorData } from './error.js'
 import type { Platform, WorkerHandle, WorkerSettings } from './platform.js'
 import type { AssistRequest, CallName, Calls, CancelFlag, Progress, Reply } from './protocol.js'
+import type { ModuleReport } from './report.js'
 
 /** What a caller may want of a running call. */
 export interface CallOptions {
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: ((progress: Progress) => void) | undefined
+  /** Takes the modules of a report. */
+  readonly onModules?: ((modules: readonly ModuleReport[]) => void) | undefined
 }
 
 /** What a call may need beside its arguments. */
@@ -21,7 +24,8 @@ export interface CallLines {
 interface OpenCall {
   resolve(value: unknown): void
   reject(error: unknown): void
-  onProgress: ((progress: Progress) => void) | undefined
+  onProgress: CallOptions['onProgress']
+  onModules: CallOptions['onModules']
   onAssist: CallLines['onAssist']
   flag?: CancelFlag
 }
@@ -67,7 +71,7 @@ export class Lane {
    * the work has really stopped.
    */
   call<C extends CallName>(call: C, args: Calls[C]['in'], options: CallOptions & CallLines = {}): Promise<Calls[C]['out']> {
-    const { signal, onProgress, onAssist, lines } = options
+    const { signal, onProgress, onModules, onAssist, lines } = options
     return new Promise((resolve, reject) => {
       if (this.#dead) return reject(this.#dead)
       if (signal?.aborted) return reject(signal.reason)
@@ -96,6 +100,7 @@ export class Lane {
           reject(signal?.aborted ? signal.reason : error)
         },
         onProgress,
+        onModules,
         onAssist,
       })
       signal?.addEventListener('abort', abort)
@@ -116,6 +121,7 @@ export class Lane {
     const open = this.#open.get(reply.id)
     if (!open) return this.#fail({ code: 'worker_failed', message: `the worker answered call ${reply.id}, which is not open` })
     if ('progress' in reply) return open.onProgress?.(reply.progress)
+    if ('modules' in reply) return open.onModules?.(reply.modules)
     if ('assist' in reply) {
       const ports = open.onAssist?.(reply.assist, reply.count) ?? []
       return this.#worker.post({ helpersOf: reply.id, ports }, ports)

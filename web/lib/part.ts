@@ -1,27 +1,14 @@
-// One shard of a merge, and the file that it writes: a safetensors file, which any reader of them opens, with the
+// The file that a shard of a merge writes: a safetensors file, which any reader of them opens, with the
 // result's bytes as tensors of U8. join.ts puts such files together.
 
-import type { BatchValue, HashesValue, ReportValue } from './generated/core-single.mjs'
+import type { HashesValue, ReportValue } from './generated/core-single.mjs'
 import { version } from './generated/registry.js'
 import type { CreateHasher, Hasher } from './hash.js'
 import type { Job, PlanData } from './protocol.js'
-import type { ReportedJob } from './result.js'
+import type { ReportedJob } from './report.js'
+import { partName, type NumberedBatch, type Shard } from './shard.js'
 import type { OutputFile, Sink, SinkResult } from './sink.js'
 import type { ByteSource, FileReference, OpenSource } from './source.js'
-
-/** Which part of a merge: `index` from 1 to `of`. */
-export interface Shard {
-  readonly index: number
-  readonly of: number
-}
-
-/** The most shards of one merge: the names of their files stay sorted. */
-export const mostShards = 99_999
-
-const digits = (value: number): string => String(value).padStart(5, '0')
-/** What a part's file is called where the caller does not say. */
-export const partName = ({ index, of }: Shard): string => `part-${digits(index)}-of-${digits(of)}.safetensors`
-export const namesPart = (name: string): boolean => /^part-\d{5}-of-\d{5}\.safetensors$/.test(name)
 
 /** The key of a part file's metadata that says what it is: a PartDescription as JSON. */
 export const partKey = 'lora_lego_part'
@@ -79,41 +66,6 @@ export interface PartReport {
   readonly sha256: string
 }
 
-/** A plan's batch, by its number there. */
-export interface NumberedBatch extends BatchValue {
-  readonly number: number
-  /** Number of its first module in the plan. */
-  readonly firstModule: number
-}
-
-export function numbered(batches: readonly BatchValue[]): NumberedBatch[] {
-  let firstModule = 0
-  return batches.map((batch, number) => {
-    const numbered = { ...batch, number, firstModule }
-    firstModule += batch.modules
-    return numbered
-  })
-}
-
-/**
- * The batches that are a shard's, in file order; all of them where the merge is not shared. By size they are dealt out
- * forwards and backwards in turn, so that shares differ by one batch at most: every n-th in file order would give one
- * shard the same kind of module in every layer, which may be the largest.
- */
-export function batchesOf(shard: Shard | undefined, batches: readonly NumberedBatch[]): readonly NumberedBatch[] {
-  if (!shard) return batches
-  const { index, of } = shard
-  return [...batches]
-    .sort((x, y) => y.inputBytes - x.inputBytes || x.number - y.number)
-    .filter((_, place) => (Math.floor(place / of) % 2 === 0 ? place % of : of - 1 - (place % of)) === index - 1)
-    .sort((x, y) => x.number - y.number)
-}
-
-/** Numbers of the modules of some batches. */
-export function modulesOf(batches: readonly NumberedBatch[]): number[] {
-  return batches.flatMap(({ firstModule, modules }) => Array.from({ length: modules }, (_, i) => firstModule + i))
-}
-
 // Enough to tell trainings apart whose files have the same header, at the price of a few reads.
 const samples = 16
 const sampleBytes = 4096
@@ -134,7 +86,7 @@ async function hashSamples(update: (bytes: Uint8Array) => void, reference: FileR
  * `batches`, its header and config, size and samples of every input. Names and places of files have no part in it: machines may mount them differently.
  */
 export async function fingerprintOf(tools: { readonly open: OpenSource; readonly createHasher: CreateHasher }, job: Job, plan: PlanData, batches: readonly NumberedBatch[], header: Uint8Array, inputHashes: readonly string[]): Promise<string> {
-  const hasher = tools.createHasher()
+  const hasher = await tools.createHasher()
   const update = (bytes: Uint8Array): void => hasher.update(bytes)
   const { adapters, base, shard, ...recipe } = job
   const text = JSON.stringify({ version, shards: shard?.of, recipe, inputHashes, bytes: plan.outputBytes, header: header.length, config: plan.config, batches: batches.map(({ outputEnd }) => outputEnd) })
@@ -182,10 +134,11 @@ export class PartSink implements Sink {
   readonly #hasher: Hasher
   #isBegun = false
 
-  constructor(inner: Sink, createHasher: CreateHasher, { shard, merge, job, plan: { config, ...plan }, hashes, inputHashes, batches, headerBytes }: PartContents) {
+  /** `hasher`: a new one. */
+  constructor(inner: Sink, hasher: Hasher, { shard, merge, job, plan: { config, ...plan }, hashes, inputHashes, batches, headerBytes }: PartContents) {
     this.#inner = inner
     this.readsBack = inner.readsBack
-    this.#hasher = createHasher()
+    this.#hasher = hasher
     this.#shard = shard
     this.#description = { version: 1, shard, merge, file: plan.tensorFile, bytes: plan.outputBytes, configFile: plan.configFile }
     const { dataBegin, modelAt, legacyAt } = hashes

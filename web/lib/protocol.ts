@@ -2,10 +2,10 @@
 // and replies are derived from it.
 
 import type { ErrorData } from './error.js'
-import type { AdapterValue, ModuleRankValue, ModuleWeightValue, PlanValue, ReportValue, SurveyValue, TensorValue } from './generated/core-single.mjs'
+import type { AdapterValue, ModuleRankValue, ModuleWeightValue, OptionText, PlanValue, SurveyValue, TensorValue } from './generated/core-single.mjs'
 import type { ExtraKind, Policy, MethodName, MethodOptions } from './generated/registry.js'
-import type { Shard } from './part.js'
-import type { ReportedJob } from './result.js'
+import type { Shard } from './shard.js'
+import type { ModuleReport, ReportedJob, ReportFrame } from './report.js'
 import type { FileReference } from './source.js'
 import type { OutputReference, SinkResult } from './sink.js'
 
@@ -54,17 +54,19 @@ export interface Job {
   /** Converting: the only adapter's scales are written as they are. */
   readonly keepScales: boolean
   readonly options: MethodOptions
+  /** The options as the core takes them. */
+  readonly coreOptions: readonly Readonly<OptionText>[]
   /** Only this part of the merge, written as a part file. */
   readonly shard?: Shard
 }
 
-/** What a finished merge leaves. */
+/** What a finished merge leaves in the worker. */
 export interface MergeOutcome {
   readonly plan: PlanData
-  /** One for each module of the plan. */
-  readonly modules: readonly ReportValue[]
-  /** Of a shard: the numbers of its modules, which alone have a report, and the size of its file in bytes. */
-  readonly part?: { readonly modules: readonly number[]; readonly bytes: number }
+  /** In the plan's order; of a shard, its own. */
+  readonly modules: readonly ModuleReport[]
+  /** Of a shard: the size of its file in bytes. */
+  readonly part?: { readonly bytes: number }
   readonly output: SinkResult
   readonly seconds: number
   readonly threads: number
@@ -79,6 +81,14 @@ export interface JoinOutcome extends MergeOutcome {
   readonly job: ReportedJob
 }
 
+/** What a merge answers. The modules of its report have come before, batch by batch. */
+export interface MergeAnswer {
+  readonly frame: ReportFrame
+  /** Those of the tensor file where that is at hand; of a part, which has bytes of them only, none. */
+  readonly tensors: readonly TensorValue[]
+  readonly output: SinkResult
+}
+
 /** What a look at the weights leaves: the plan with ranks that they suggest, and one survey for each of its modules. */
 export interface ComparisonData {
   readonly plan: PlanData
@@ -87,7 +97,7 @@ export interface ComparisonData {
 
 /** The plan as the core gives it, without what only the worker needs. */
 export type PlanData = Omit<PlanValue, 'error' | 'batches'>
-export type AdapterData = Omit<AdapterValue, 'error' | 'alphas'>
+export type AdapterData = AdapterValue
 export type { TensorValue }
 
 /** What a call may use. */
@@ -111,10 +121,10 @@ export interface Calls {
   inspect: { in: { readonly adapter: AdapterReference }; out: AdapterData }
   plan: { in: { readonly job: Job; readonly effort: Effort }; out: PlanData }
   compare: { in: { readonly job: Job; readonly effort: Effort }; out: ComparisonData }
-  merge: { in: { readonly job: Job; readonly effort: Effort; readonly output: OutputReference; readonly hashes: boolean }; out: MergeOutcome }
+  merge: { in: { readonly job: Job; readonly effort: Effort; readonly output: OutputReference; readonly hashes: boolean }; out: MergeAnswer }
   /** Takes part in a call of another worker, over a line to that. */
   assist: { in: { readonly job: Job; readonly effort: Effort; readonly request: AssistRequest; readonly port: MessagePort }; out: undefined }
-  join: { in: { readonly parts: readonly FileReference[]; readonly output: OutputReference; readonly hashes: boolean }; out: JoinOutcome }
+  join: { in: { readonly parts: readonly FileReference[]; readonly output: OutputReference; readonly hashes: boolean }; out: MergeAnswer }
 }
 export type CallName = keyof Calls
 
@@ -145,5 +155,7 @@ export type Reply =
   | { readonly id: number; readonly error: ErrorData }
   | { readonly id: number; readonly progress: Progress }
   | { readonly id: number; readonly flag: CancelFlag }
+  /** Modules of the report, in their order: many at once would keep the caller's thread busy for a while. */
+  | { readonly id: number; readonly modules: readonly ModuleReport[] }
   /** The call wants so many helpers. */
   | { readonly id: number; readonly assist: AssistRequest; readonly count: number }

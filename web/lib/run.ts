@@ -1,17 +1,18 @@
 // One call from open files to written bytes, in the worker: the only place that drives the core.
 
-import { BatchRunner, footprintOf, heapBytes, type CoreUse } from './batches.js'
+import { BatchRunner, footprintOf, heapBytes, type CoreUse, type Session } from './batches.js'
 import { OrderedBatches } from './claims.js'
 import { checkCore } from './core-error.js'
 import { cancelledError, MergeError } from './error.js'
-import type { AdapterValue, MainModule, PlanValue, ReadValue, ReportValue, Session, SurveyValue } from './generated/core-single.mjs'
-import { methods } from './generated/registry.js'
+import type { MainModule, PlanValue, ReportValue, SurveyValue } from './generated/core-single.mjs'
 import { FileHasher, type CreateHasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
 import { helpLeader, leadHelper, type BatchResult } from './lanes.js'
-import { batchesOf, fingerprintOf, modulesOf, numbered, partName, PartSink, type NumberedBatch } from './part.js'
+import type { PartSink } from './part.js'
 import type { AdapterData, AdapterReference, AssistRequest, CancelFlag, ComparisonData, Effort, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
+import { moduleReport, type ModuleReport } from './report.js'
+import { batchesOf, modulesOf, numbered, partName, type NumberedBatch } from './shard.js'
 import { mustReadBack, type OpenSink, type OutputReference } from './sink.js'
 import type { ByteSource, FileReference, OpenSource } from './source.js'
 
@@ -36,6 +37,8 @@ export interface Listener {
   /** Calls `told` with the error to end with when the call is cancelled, for work that waits. */
   readonly onCancel: (told: (error: unknown) => void) => void
   readonly progress: (progress: Progress) => void
+  /** Takes modules of the report, in their order. */
+  readonly modules: (modules: readonly ModuleReport[]) => void
   readonly flag: (flag: CancelFlag) => void
   /** Gets lines to workers that help with the call. */
   readonly helpers: (request: AssistRequest, count: number) => Promise<readonly MessagePort[]>
@@ -46,22 +49,17 @@ export function checkCancelled(listener: Listener): void {
 }
 
 /** Opens an adapter's files, gives its header and config to the session, and keeps the tensor file open. */
-async function openAdapter(tools: Tools, session: Session, reference: AdapterReference, sources: ByteSource[]): Promise<AdapterData> {
+async function openAdapter(tools: Tools, session: Session, reference: AdapterReference, sources: ByteSource[]): Promise<void> {
   const source = await tools.open(reference.tensors)
   sources.push(source)
   const header = await readHeader(tools, source)
   const config = reference.config && (await readConfig(tools, reference.config))
   const names = { label: reference.label, file: source.name, configFile: reference.config?.name ?? '', fileSize: source.size, hasConfig: config !== undefined }
-  const opened = checkedAdapter(session.addAdapter(names, header, config ?? new Uint8Array()))
-  if (opened.alphas.length === 0) return opened.adapter
-  const values = await Promise.all(opened.alphas.map(({ offset, length }) => source.read(offset, length)))
-  return checkedAdapter(session.setAlphas(new Uint8Array(await new Blob(values as BlobPart[]).arrayBuffer()))).adapter
-}
-
-/** What the core says of an adapter, and which ranges of its file it still needs for that. */
-function checkedAdapter({ error, alphas, ...adapter }: AdapterValue): { adapter: AdapterData; alphas: ReadValue[] } {
+  const { error, alphas } = session.addAdapter(names, header, config ?? new Uint8Array())
   checkCore(error)
-  return { adapter, alphas }
+  if (alphas.length === 0) return
+  const values = await Promise.all(alphas.map(({ offset, length }) => source.read(offset, length)))
+  checkCore(session.setAlphas(new Uint8Array(await new Blob(values as BlobPart[]).arrayBuffer())))
 }
 
 /** The first bytes of a file that the core needs: how many, it says bit by bit. */
@@ -115,12 +113,13 @@ function useOf(tools: Tools, { lanes, memory }: Effort, job?: Job): CoreUse {
 
 /** Runs `work` with a session and open files, both of which end with it. */
 async function withSession<T>(tools: Tools, use: CoreUse, work: (session: Session, sources: ByteSource[]) => Promise<T>): Promise<T> {
-  const session = new tools.core.Session(footprintOf(use), tools.settings.reference)
+  const session = tools.core
+  session.openSession(footprintOf(use), tools.settings.reference)
   const sources: ByteSource[] = []
   try {
     return await work(session, sources)
   } finally {
-    session.delete()
+    session.closeSession()
     await Promise.allSettled(sources.map(source => source.close()))
   }
 }
@@ -144,10 +143,6 @@ function checkedPlan({ error, batches, ...plan }: PlanValue): CheckedPlan {
 }
 
 function makePlan(session: Session, job: Job, inputHashes: readonly string[] = []): CheckedPlan {
-  const known = methods.flatMap(method => method.options)
-  const options = Object.entries(job.options)
-    .filter(([, value]) => value !== undefined)
-    .map(([name, value]) => ({ name: known.find(option => option.name === name)?.coreName ?? name, value: String(value) }))
   return checkedPlan(
     session.makePlan({
       method: job.method,
@@ -168,13 +163,16 @@ function makePlan(session: Session, job: Job, inputHashes: readonly string[] = [
       inputHashes: [...inputHashes],
       keepScales: job.keepScales,
       policies: Object.entries(job.policies).map(([name, value]) => ({ name, value: String(value) })),
-      options,
+      options: job.coreOptions.map(option => ({ ...option })),
     }),
   )
 }
 
 export async function inspect(tools: Tools, adapter: AdapterReference): Promise<AdapterData> {
-  return withSession(tools, useOf(tools, { lanes: 1, memory: 0 }), (session, sources) => openAdapter(tools, session, adapter, sources))
+  return withSession(tools, useOf(tools, { lanes: 1, memory: 0 }), async (session, sources) => {
+    await openAdapter(tools, session, adapter, sources)
+    return session.adapter()
+  })
 }
 
 export async function plan(tools: Tools, job: Job, effort: Effort, listener: Listener): Promise<PlanData> {
@@ -323,11 +321,15 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
       await sink.write(session.outputHeader())
       // Of a shard's modules only.
       const reports: ReportValue[] = []
+      const merged: ModuleReport[] = []
       let bytesDone = surveyBytes
       let modulesDone = 0
       const memoryBytes = await runBatches(tools, session, sources, planned, own, use, { isSurvey: false, inputHashes, energies }, listener, async (batch, result) => {
         await sink.write(result.bytes)
+        const told = result.reports.map((report, i) => moduleReport(plan.modules[batch.firstModule + i] as PlanData['modules'][number], report))
         for (const [i, report] of result.reports.entries()) reports[batch.firstModule + i] = report
+        merged.push(...told)
+        listener.modules(told)
         bytesDone += batch.inputBytes
         modulesDone += batch.modules
         progress(bytesDone, modulesDone)
@@ -348,8 +350,8 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
       if (part && wantsHashes) outputHashes.push(await hasher.digest(await part.written()))
       const outcome = {
         plan,
-        modules: reports,
-        ...(part && { part: { modules, bytes: (await part.written()).size } }),
+        modules: merged,
+        ...(part && { part: { bytes: (await part.written()).size } }),
         output: await sink.finish(),
         ...used,
         ...(wantsHashes && { hashes: { inputs: inputHashes, outputs: outputHashes, seconds: hasher.seconds } }),
@@ -367,11 +369,12 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
 async function openPart(tools: Tools, session: Session, job: Job, { plan, batches }: CheckedPlan, output: OutputReference, inputHashes: readonly string[]): Promise<PartSink | undefined> {
   const { shard } = job
   if (!shard) return undefined
+  const { fingerprintOf, PartSink } = await import('./part.js')
   const header = session.outputHeader()
   const headerBytes = header.length
   const merge = await fingerprintOf(tools, job, plan, batches, header.slice(), inputHashes)
   const inner = await tools.openSink(output, [partName(shard)])
-  return new PartSink(inner, tools.createHasher, { shard, merge, job, plan, hashes: session.outputHashes(), inputHashes, batches: batchesOf(shard, batches), headerBytes })
+  return new PartSink(inner, await tools.createHasher(), { shard, merge, job, plan, hashes: session.outputHashes(), inputHashes, batches: batchesOf(shard, batches), headerBytes })
 }
 
 /** Lets messages in that have arrived, a cancel among them; promises alone would go on before them. */

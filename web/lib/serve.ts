@@ -3,8 +3,8 @@
 
 import { cancelledError, MergeError, messageOf, type ErrorData } from './error.js'
 import type { MainModule } from './generated/core-single.mjs'
-import { join } from './join.js'
-import type { Progress, Reply, Request } from './protocol.js'
+import type { MergeAnswer, MergeOutcome, Progress, Reply, Request } from './protocol.js'
+import { reportOf, type ReportedJob } from './report.js'
 import { assist, compare, inspect, merge, plan, type Listener, type Tools } from './run.js'
 
 /** The worker's end of the line. */
@@ -63,6 +63,7 @@ export async function serve({ port, start, ...parts }: WorkerParts): Promise<voi
           port.post({ id, assist: request, count })
         }),
       flag: flag => port.post({ id, flag }),
+      modules: modules => port.post({ id, modules }),
       progress: (progress: Progress) => {
         const now = performance.now()
         if (progress.fraction < 1 && now - last < progressInterval) return
@@ -103,12 +104,19 @@ async function dispatch(tools: Tools, request: CallRequest, listener: Listener):
     case 'compare':
       return compare(tools, request.args.job, request.args.effort, listener)
     case 'merge':
-      return merge(tools, request.args.job, request.args.effort, request.args.output, request.args.hashes, listener)
+      return answerOf(request.args.job, await merge(tools, request.args.job, request.args.effort, request.args.output, request.args.hashes, listener))
     case 'assist':
       return assist(tools, request.args.job, request.args.effort, request.args.request, request.args.port, listener)
-    case 'join':
-      return join(tools, request.args.parts, request.args.output, request.args.hashes, listener)
+    case 'join': {
+      const { join } = await import('./join.js')
+      const { job, ...outcome } = await join(tools, request.args.parts, request.args.output, request.args.hashes, listener)
+      return answerOf(job, outcome)
+    }
   }
+}
+
+function answerOf(job: ReportedJob, outcome: MergeOutcome): MergeAnswer {
+  return { frame: reportOf(job, outcome), tensors: 'files' in outcome.output && !job.shard ? outcome.plan.tensors : [], output: outcome.output }
 }
 
 function failureOf(error: unknown): ErrorData {

@@ -1,7 +1,12 @@
 // Worker script of the build with threads: needs shared memory.
 
 import { serveBrowser } from './browser-worker.js'
-import createCore from './generated/core-threads.mjs'
 import { threadSettings } from './threads.js'
 
-serveBrowser(threads => createCore(threadSettings(threads, new URL('./generated/core-threads.mjs', import.meta.url))))
+const script = new URL('./generated/core-threads.mjs', import.meta.url)
+
+serveBrowser(async threads => {
+  // By its address, as each thread loads it: as a part of this script it would be loaded twice.
+  const { default: createCore } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ script.href)) as typeof import('./generated/core-threads.mjs')
+  return createCore({ ...threadSettings(threads, script), locateFile: () => new URL('./generated/core-threads.wasm', import.meta.url).href })
+})

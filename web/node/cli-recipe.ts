@@ -3,7 +3,7 @@
 import { basename, resolve } from 'node:path'
 import { CommanderError, InvalidArgumentError, Option, type Command } from 'commander'
 import { extraKinds, methods, type MethodOptions, type Policies, type RankRule, type Recipe, type Shard, type WeightedInput } from './index.js'
-import { mostShards } from '../lib/part.js'
+import { mostShards } from '../lib/shard.js'
 
 export interface CommonFlags {
   json?: boolean

@@ -9,6 +9,9 @@ import { openHandle } from '../lib/handle-sink.js'
 import { BlobSink, guarded, type OpenSink, type OutputFile, type Sink, type SinkResult } from '../lib/sink.js'
 import { openBlob, readFailed, type ByteSource, type OpenSource } from '../lib/source.js'
 
+// What is written to the disk while the merge goes on need not be waited for at its end.
+const syncedAtOnce = 8 << 20
+
 class FileSource implements ByteSource {
   readonly readsIntoMemory = true
   constructor(
@@ -51,6 +54,10 @@ class FolderSink implements Sink {
   readonly readsBack = true
   #handle: FileHandle | undefined
   #position = 0
+  /** Bytes since the last sync, one that is on its way, and how one has failed. */
+  #unsynced = 0
+  #syncing: Promise<unknown> | undefined
+  #failure: { readonly error: unknown } | undefined
   readonly #names: string[] = []
 
   private constructor(
@@ -67,7 +74,7 @@ class FolderSink implements Sink {
   }
 
   async begin({ name, size }: OutputFile): Promise<void> {
-    await this.#handle?.close()
+    await this.#end()
     this.#handle = await open(join(this.partial, name), 'wx+')
     this.#names.push(name)
     this.#position = 0
@@ -85,6 +92,19 @@ class FolderSink implements Sink {
       const { bytesWritten } = (await this.#handle?.write(bytes, done, bytes.length - done, offset + done)) ?? { bytesWritten: 0 }
       done += bytesWritten
     }
+    this.#unsynced += bytes.length
+    if (this.#unsynced >= syncedAtOnce) this.#syncBeside()
+  }
+
+  /** Has the disk begin with what was written, unless it is still busy with what came before. */
+  #syncBeside(): void {
+    if (this.#syncing || !this.#handle) return
+    this.#unsynced = 0
+    this.#syncing = this.#handle
+      .datasync()
+      // A file's later syncs do not say again what one has said.
+      .catch((error: unknown) => (this.#failure ??= { error }))
+      .finally(() => (this.#syncing = undefined))
   }
 
   async written(): Promise<ByteSource> {
@@ -92,9 +112,7 @@ class FolderSink implements Sink {
   }
 
   async finish(): Promise<SinkResult> {
-    await this.#handle?.sync()
-    await this.#handle?.close()
-    this.#handle = undefined
+    await this.#end()
     if (namesFile(this.target)) {
       await rename(join(this.partial, this.#names[0] as string), this.target)
       await rm(this.partial, { recursive: true })
@@ -104,6 +122,19 @@ class FolderSink implements Sink {
       await rm(this.partial, { recursive: true })
     }
     return { path: this.target }
+  }
+
+  /** All of the file is on the disk from now on. */
+  async #end(): Promise<void> {
+    await this.#handle?.sync()
+    await this.#close()
+    if (this.#failure) throw this.#failure.error
+  }
+
+  async #close(): Promise<void> {
+    await this.#syncing
+    await this.#handle?.close()
+    this.#handle = undefined
   }
 
   /** False: another process has made the target in this moment, as shards do that share one. */
@@ -118,7 +149,7 @@ class FolderSink implements Sink {
   }
 
   async abort(): Promise<void> {
-    await this.#handle?.close().catch(() => undefined)
+    await this.#close().catch(() => undefined)
     await rm(this.partial, { recursive: true, force: true })
   }
 }

@@ -20,12 +20,14 @@ export const convert = api.convert
 /** Puts the parts of one merge together. See Merger.join. */
 export const join = api.join
 
-export { extraKinds, formats, methods, version } from '../lib/api.js'
+export { extraKinds, formats, methods, version } from '../lib/generated/registry.js'
 export type { CompareOptions, Conversion, ExtraKind, FormatInfo, FormatName, Inspection, JoinOptions, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Policies, Progress, RankRule, Recipe, Shard } from '../lib/api.js'
 export type { Advice, Reason } from '../lib/advice.js'
 export { worstModules } from '../lib/comparison.js'
 export type { Comparison, ModuleComparison, Relations } from '../lib/comparison.js'
-export { errorCodes, MergeError } from '../lib/error.js'
-export type { MergeErrorCode } from '../lib/error.js'
+export { MergeError } from '../lib/error.js'
+export { errorCodes } from '../lib/error-codes.js'
+export type { MergeErrorCode } from '../lib/error-codes.js'
 export type { AdapterSource, MergeInput, Source, WeightedInput } from '../lib/input.js'
-export type { MergedTensor, InputReport, MergeReport, MergeResult, ModuleReport } from '../lib/result.js'
+export type { InputReport, MergeReport, ModuleReport } from '../lib/report.js'
+export type { MergedTensor, MergeResult } from '../lib/result.js'

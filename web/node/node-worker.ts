@@ -16,7 +16,7 @@ export function serveNode(start: (threads: number) => ReturnType<WorkerParts['st
     start: () => start(settings.threads),
     open: openFile,
     readsIntoMemory: true,
-    createHasher: () => {
+    createHasher: async () => {
       const hash = createHash('sha256')
       return { update: bytes => void hash.update(bytes), digest: () => hash.digest('hex') }
     },
