@@ -17,8 +17,9 @@ namespace {
 
 /// How many of a file's first bytes addAdapter() or setBase() needs, of which `prefix` are some: at least 8,
 /// unless the file is shorter. Ask again with that many, until they are as many as were given.
-Js<SizeValue> headerNeeds(const std::string& file, const std::string& prefix, double fileSize) {
-  const auto size = lego::headerNeeds(std::as_bytes(std::span(prefix)), static_cast<uint64_t>(fileSize));
+Js<SizeValue> headerNeeds(const std::string& file, const BytesView& prefix, double fileSize) {
+  const std::string bytes = bytesFrom(prefix);
+  const auto size = lego::headerNeeds(std::as_bytes(std::span(bytes)), static_cast<uint64_t>(fileSize));
   if (size) return toJs(SizeValue{{}, static_cast<double>(*size)});
   Error error = size.error();
   error.file = file;
@@ -60,16 +61,18 @@ Js<PlanValue> planned(const Status& status) {
 }
 
 /// `header`: the first headerNeeds() bytes of the file. `config`: the bytes of adapter_config.json.
-Js<OpenedValue> addAdapter(const Js<OpenValue>& value, const std::string& header, const std::string& config) {
+Js<OpenedValue> addAdapter(const Js<OpenValue>& value, const BytesView& header, const BytesView& config) {
   const OpenValue files = fromJs(value);
+  const std::string headerBytes = bytesFrom(header), configText = bytesFrom(config);
   return opened(
-      session->addAdapter({files.label, files.file, files.configFile}, std::as_bytes(std::span(header)),
+      session->addAdapter({files.label, files.file, files.configFile}, std::as_bytes(std::span(headerBytes)),
                           static_cast<uint64_t>(files.fileSize),
-                          files.hasConfig ? std::optional<std::string_view>(config) : std::nullopt));
+                          files.hasConfig ? std::optional<std::string_view>(configText) : std::nullopt));
 }
 
-/// `bytes`: the ranges that addAdapter() listed, one after the other.
-Js<ErrorValue> setAlphas(const std::string& bytes) {
+/// `values`: the ranges that addAdapter() listed, one after the other.
+Js<ErrorValue> setAlphas(const BytesView& values) {
+  const std::string bytes = bytesFrom(values);
   return toJs(valueOf(session->setAlphas(std::as_bytes(std::span(bytes)))));
 }
 
@@ -78,7 +81,8 @@ Js<AdapterValue> adapter() { return toJs(adapterValue(session->adapters().back()
 
 /// The base model, for recipes that need it: the bytes of its config.json, or the first headerNeeds() bytes
 /// of its GGUF file.
-Js<ErrorValue> setBase(const std::string& file, const std::string& bytes, double fileSize) {
+Js<ErrorValue> setBase(const std::string& file, const BytesView& start, double fileSize) {
+  const std::string bytes = bytesFrom(start);
   return toJs(
       valueOf(session->setBase(file, std::as_bytes(std::span(bytes)), static_cast<uint64_t>(fileSize))));
 }

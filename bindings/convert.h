@@ -16,6 +16,9 @@ struct Js : emscripten::val {
 emscripten::val toJs(const void* from, const Shape& shape);
 void fromJs(const emscripten::val& from, const Shape& shape, void* to);
 
+/// The bytes of a Uint8Array.
+std::string bytesFrom(const emscripten::val& array);
+
 template <typename T>
 Js<T> toJs(const T& value) {
   return Js<T>(toJs(&value, ShapeOf<T>::shape));

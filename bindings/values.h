@@ -258,12 +258,13 @@ struct PlanValue {
   std::vector<TensorValue> tensors;
   double inputBytes = 0, outputBytes = 0, peakBytes = 0;
   uint32_t lanes = 1;  ///< among which the batches are to be shared out
+  uint32_t slots = 1;  ///< batches that a core has room for
   std::vector<std::string> notices;
   std::vector<ExtraValue> extras;  ///< what is no factor, and what happens to it
   std::vector<double> fileSizes;   ///< of the adapters' tensor files
 };
 LEGO_VALUE(PlanValue, error, method, dtype, format, tensorFile, configFile, config, ranksAreKnown, modules,
-           batches, tensors, inputBytes, outputBytes, peakBytes, lanes, notices, extras, fileSizes)
+           batches, tensors, inputBytes, outputBytes, peakBytes, lanes, slots, notices, extras, fileSizes)
 
 struct InputReportValue {
   uint32_t adapter = 0;
@@ -385,6 +386,7 @@ inline PlanValue planValue(const Plan& plan, std::span<const AdapterFile> adapte
   value.outputBytes = static_cast<double>(plan.outputBytes);
   value.peakBytes = static_cast<double>(plan.peakBytes);
   value.lanes = static_cast<uint32_t>(plan.footprint.lanes);
+  value.slots = static_cast<uint32_t>(plan.footprint.slots);
   value.notices = plan.notices;
   for (const TensorInfo& tensor : plan.extraTensors) value.tensors.push_back(tensorValue(tensor));
   for (const ExtraFate& fate : plan.extraFates)

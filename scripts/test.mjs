@@ -1,7 +1,7 @@
 // `npm test`: sets up what is missing, builds, and runs every test. Ends with the line "N passed, N failed".
 
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { build } from './build.mjs'
 import { ensurePrograms } from './debian-packages.mjs'
@@ -38,14 +38,23 @@ async function suite(title, work, count) {
   })
 }
 
-async function core(title, command, args, scratch) {
-  const report = join(scratch, `${title.replaceAll(/\W/g, '-')}.json`)
+/** In `processes` at a time, which share the tests. */
+async function core(title, command, args, processes, scratch) {
+  const shards = Array.from({ length: processes }, (_, index) => ({ index, report: join(scratch, `${title.replaceAll(/\W/g, '-')}-${index}.json`) }))
   await suite(
     `core tests: ${title}`,
-    () => run(command, [...args, '--gtest_brief=1', `--gtest_output=json:${report}`], { cwd: project, env: sanitizers }),
     async () => {
-      const { tests, failures, errors } = JSON.parse(await readFile(report, 'utf8'))
-      return { passed: tests - failures - errors, failed: failures + errors }
+      const runs = shards.map(({ index, report }) =>
+        run(command, [...args, '--gtest_brief=1', `--gtest_output=json:${report}`], { cwd: project, env: { ...sanitizers, GTEST_TOTAL_SHARDS: String(shards.length), GTEST_SHARD_INDEX: String(index) } }),
+      )
+      const died = (await Promise.allSettled(runs)).find(({ status }) => status === 'rejected')
+      if (died) throw died.reason
+    },
+    async () => {
+      const counts = await Promise.all(shards.map(async ({ report }) => JSON.parse(await readFile(report, 'utf8'))))
+      const sum = name => counts.reduce((total, count) => total + count[name], 0)
+      const failed = sum('failures') + sum('errors')
+      return { passed: sum('tests') - failed, failed }
     },
   )
 }
@@ -93,9 +102,10 @@ await main(async () => {
     await check('lint', ['node_modules/eslint/bin/eslint.js', '.'])
     for (const preset of nativePresets) {
       await buildNative(preset)
-      await core(preset, `build/${preset}/tests/core_tests`, [], scratch)
+      await core(preset, `build/${preset}/tests/core_tests`, [], cpus().length, scratch)
     }
-    for (const preset of wasmPresets) await core(`${preset} in Node`, 'node', [`build/${preset}/tests/core_tests.cjs`], scratch)
+    // WebAssembly has no environment that could tell it its share.
+    for (const preset of wasmPresets) await core(`${preset} in Node`, 'node', [`build/${preset}/tests/core_tests.cjs`], 1, scratch)
     await fuzzing(60)
     await vitest(scratch)
   } finally {

@@ -7,9 +7,10 @@
 
 namespace lego {
 
-/// The most factor bytes of one batch where nothing else is asked for: few enough for memory, many enough
-/// that a read is long compared with the cost of asking for it (in a browser about a millisecond).
-inline constexpr uint64_t kBatchBytes = 16 << 20;
+/// The most factor bytes of one batch where nothing else is asked for, and of all batches in a core: few
+/// enough for memory, many enough that a read is long compared with the cost of asking for it (in a browser
+/// about a millisecond).
+inline constexpr uint64_t kBatchBytes = 16 << 20, kBatchesBytes = 32 << 20;
 
 /// Sets the plan's groups.
 void groupModules(Plan& plan);

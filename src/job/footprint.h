@@ -18,6 +18,14 @@ struct Footprint {
   uint64_t batchBytes = 0;   ///< factor bytes of a batch, unless one module has more; 0: what suits
   uint64_t memoryBytes = 0;  ///< what all of this may take; 0: no limit
 
+  /// The same with fewer threads, and with as many fewer batches to keep them busy; a thread alone needs one.
+  Footprint withFewerThreads(size_t fewer) const {
+    Footprint result = *this;
+    result.threads = fewer;
+    result.slots -= std::min(slots - 1, threads - fewer + (fewer == 1 ? 1 : 0));
+    return result;
+  }
+
   /// Groups that one core works on at a time, each with a workspace of its own.
   size_t groupsInWork(size_t groups) const { return std::min(threads, std::max<size_t>(groups, 1)); }
 };

@@ -117,7 +117,8 @@ uint64_t suitableBatch(const Plan& plan, const Footprint& footprint) {
   uint64_t bytes = 0;
   for (const PlannedModule& module : plan.modules) bytes += module.inputBytes;
   if (footprint.shards > 1) return std::min(bytes / (kBatches * footprint.shards) + 1, kBatchBytes);
-  return std::clamp(bytes / (kBatches * footprint.lanes), kSmallBatch, kBatchBytes);
+  const uint64_t most = std::min(kBatchBytes, kBatchesBytes / footprint.slots);
+  return std::clamp(bytes / (kBatches * footprint.lanes), kSmallBatch, most);
 }
 
 /// The module whose factors are the largest.
@@ -190,7 +191,7 @@ Status fitIntoMemory(Plan& plan, const Footprint& footprint) {
     if (tried.lanes > 1) {
       tried.lanes = (tried.lanes + 1) / 2;
     } else {
-      tried.threads = (tried.threads + 1) / 2;
+      tried = tried.withFewerThreads((tried.threads + 1) / 2);
     }
   }
   const bool isLimited = plan.peakBytes > limit;

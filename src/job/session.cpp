@@ -113,6 +113,7 @@ Status Session::makePlan(const Recipe& asked) {
 void Session::forgetInputs() {
   workspaces_.clear();
   for (Slot& slot : slots_) slot.batch.reset();
+  turn_ = 0;
 }
 
 Status Session::reserve() {
@@ -121,7 +122,7 @@ Status Session::reserve() {
     input = std::max(input, batch.inputBytes);
     output = std::max(output, batch.outputEnd - batch.outputBegin);
   }
-  for (Slot& slot : slots_) {
+  for (Slot& slot : std::span(slots_).first(plan_->footprint.slots)) {
     if (Status got = slot.input.reserve(input); !got) return got;
     if (Status got = slot.output.reserve(output); !got) return got;
   }
@@ -146,7 +147,7 @@ Result<std::span<std::byte>> Session::input(size_t batch) {
   }
   Slot& slot = slots_[turn_];
   if (slot.isTaken) return Error{Code::internal, "more batches are read than there are slots", {}, {}, {}};
-  turn_ = (turn_ + 1) % slots_.size();
+  turn_ = (turn_ + 1) % plan_->footprint.slots;
   for (Slot& other : slots_) {
     if (other.batch == batch) other.batch.reset();
   }

@@ -2,6 +2,7 @@
 
 import { describe, expect, it } from 'vitest'
 import { OrderedBatches } from '../../dist/lib/claims.js'
+import { leadHelper, type BatchResult } from '../../dist/lib/lanes.js'
 
 const nextTask = (): Promise<void> => new Promise(resolve => setTimeout(resolve))
 
@@ -66,5 +67,32 @@ describe('batches in order', () => {
     full.next()
     await full.put(0, '')
     await expect(full.finished()).rejects.toThrow('full')
+  })
+})
+
+describe('a helper', () => {
+  it('gets a batch ahead of the one it has, but none of the last ones', async () => {
+    const batches = new OrderedBatches<BatchResult>([0, 1, 2, 3], 10, async () => undefined)
+    const { port1, port2 } = new MessageChannel()
+    const got: number[] = []
+    port2.onmessage = ({ data }: MessageEvent<{ batch: number }>) => void got.push(data.batch)
+    const led = leadHelper(port1, batches, 2)
+    const received = async (count: number): Promise<void> => {
+      await expect.poll(() => got.length).toBe(count)
+      // What would come too early has time to come.
+      for (let i = 0; i < 5; i++) await nextTask()
+      expect(got.length).toBe(count)
+    }
+    const finish = (batch: number): void => port2.postMessage({ batch, result: { bytes: new Uint8Array(), reports: [], surveys: [] } satisfies BatchResult })
+    for (let i = 0; i < 3; i++) port2.postMessage({ wants: true })
+    await received(2)
+    finish(1)
+    await received(2)
+    finish(0)
+    await received(3)
+    expect(got).toEqual([0, 1, 2])
+    port2.postMessage({ ended: 7 })
+    await expect(led).resolves.toBe(7)
+    port2.close()
   })
 })

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { Lane } from '../../dist/lib/lane.js'
 import type { Platform } from '../../dist/lib/platform.js'
 import type { Job } from '../../dist/lib/protocol.js'
+import type { ModuleReport } from '../../dist/lib/report.js'
 import { FakeWorker } from './fake-worker.js'
 
 const job = {} as Job
@@ -37,6 +38,16 @@ describe('lane', () => {
     await expect(two).resolves.toBe('second')
     await expect(one).rejects.toMatchObject({ code: 'bad_rank', message: 'no' })
     expect(lane.alive).toBe(true)
+  })
+
+  it('passes the modules of a report on, in the order in which they come', async () => {
+    const modules: unknown[] = []
+    const call = lane.call('plan', { job, effort }, { onModules: some => modules.push(...some) })
+    worker.reply({ id: 1, modules: ['a', 'b'] as unknown as ModuleReport[] })
+    worker.reply({ id: 1, modules: ['c'] as unknown as ModuleReport[] })
+    worker.reply({ id: 1, value: 'done' })
+    await call
+    expect(modules).toEqual(['a', 'b', 'c'])
   })
 
   it('lets the process end while no call is open', async () => {

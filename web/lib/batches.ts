@@ -20,14 +20,20 @@ export interface CoreUse {
   readonly shards: number
 }
 
-/** Batches that are worked on at a time: with threads one more than the one that is waited for, so that none idles. */
-const depthOf = (threads: number): number => (threads > 1 ? 2 : 1)
+/**
+ * Batches that are started at a time. The thread that runs this works, too, and starts nothing meanwhile: there must be a
+ * batch for each of the others that ends its own in that time, and a batch may be a single module.
+ */
+const depthOf = (threads: number): number => (threads > 1 ? threads + 1 : 1)
 
-export function footprintOf({ threads, isDirect, lanes, memory, shards }: CoreUse): FootprintValue {
+/** What is read directly needs a place of its own. */
+const directSlots = ({ isDirect }: CoreUse): number => (isDirect ? 1 : 0)
+
+export function footprintOf(use: CoreUse): FootprintValue {
+  const { threads, isDirect, lanes, memory, shards } = use
   return {
     threads,
-    // What is read directly needs a place of its own.
-    slots: depthOf(threads) + (isDirect ? 1 : 0),
+    slots: depthOf(threads) + directSlots(use),
     // One that is read, and one that the collector has not taken yet.
     readBuffers: isDirect ? 0 : 2,
     lanes,
@@ -60,7 +66,9 @@ export class BatchRunner {
   readonly #session: Session
   readonly #sources: readonly ByteSource[]
   readonly #batches: readonly BatchValue[]
-  readonly #footprint: FootprintValue
+  readonly #slots: number
+  /** Batches that are started at a time. */
+  readonly #depth: number
   readonly #isDirect: boolean
   /** For sources that read into given memory: two that take turns. New memory for each batch would pile up until it is collected. */
   readonly #spaces: ArrayBuffer[]
@@ -71,14 +79,16 @@ export class BatchRunner {
   readonly #deliveries: Promise<void>[] = []
   #pending: Promise<unknown> = Promise.resolve()
 
-  constructor(session: Session, sources: readonly ByteSource[], batches: readonly BatchValue[], use: CoreUse) {
+  /** `slots`: batches that the core has room for. */
+  constructor(session: Session, sources: readonly ByteSource[], batches: readonly BatchValue[], slots: number, use: CoreUse) {
     this.#session = session
     this.#sources = sources
     this.#batches = batches
-    this.#footprint = footprintOf(use)
+    this.#slots = slots
+    this.#depth = slots - directSlots(use)
     this.#isDirect = use.isDirect
     const largest = Math.max(0, ...batches.map(batch => batch.inputBytes))
-    this.bufferBytes = this.#footprint.readBuffers * largest
+    this.bufferBytes = footprintOf(use).readBuffers * largest
     this.#spaces = use.isDirect || !sources.some(source => source.readsIntoMemory) ? [] : [new ArrayBuffer(largest), new ArrayBuffer(largest)]
   }
 
@@ -93,7 +103,7 @@ export class BatchRunner {
           reading = this.#read(claim)
           continue
         }
-        if (reading && working.length < depthOf(this.#footprint.threads)) {
+        if (reading && working.length < this.#depth) {
           await checkpoint()
           await this.#start(reading, isSurvey)
           working.push(reading.batch)
@@ -145,14 +155,14 @@ export class BatchRunner {
       for (const [r, bytes] of ranges.entries()) input.set(bytes, reads[r]?.at)
     }
     // The slot's output is written over from now on.
-    await this.#deliveries[this.#starts++ % this.#footprint.slots]
+    await this.#deliveries[this.#starts++ % this.#slots]
     checkCore(this.#session.start(batch, isSurvey))
   }
 
   /** Waits for the core, and hands on what it has. */
   #finish(batch: number, deliver: BatchWatch['deliver'], fail: BatchWatch['fail']): void {
     const { error, bytes } = this.#session.finish(batch)
-    const slot = this.#finishes++ % this.#footprint.slots
+    const slot = this.#finishes++ % this.#slots
     try {
       checkCore(error)
     } catch (problem) {

@@ -41,6 +41,11 @@ export class OrderedBatches<T> implements Claims {
     return this.#batches[this.#claimed++]
   }
 
+  /** How many nobody has claimed. */
+  get unclaimed(): number {
+    return this.#isEnding ? 0 : this.#batches.length - this.#claimed
+  }
+
   async changed(): Promise<void> {
     this.#check()
     await new Promise<void>(resolve => this.#wake.push(resolve))
@@ -57,6 +62,7 @@ export class OrderedBatches<T> implements Claims {
     const isNext = this.isNext(batch)
     this.#waiting.set(this.#batches.indexOf(batch), { result })
     const passes = this.#passOn()
+    this.#notify()
     if (isNext) await passes
   }
 

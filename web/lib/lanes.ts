@@ -28,23 +28,30 @@ type ToLeader =
 // still hold some when the others are done.
 const batchesAhead = 2
 
-/** Leader: lets a helper take part. Settles with the bytes of the helper's memory when it has ended. */
-export function leadHelper(port: MessagePort, batches: OrderedBatches<BatchResult>): Promise<number> {
+/** Leader: lets a helper take part, one of `lanes`. Settles with the bytes of the helper's memory when it has ended. */
+export function leadHelper(port: MessagePort, batches: OrderedBatches<BatchResult>, lanes: number): Promise<number> {
   return new Promise(resolve => {
     let wants = 0
+    // Batches that the helper has.
+    let held = 0
+    // The last batches are for those that have none: ahead of another they would wait while somebody idles.
+    const mustWait = (): boolean => held > 0 && batches.unclaimed > 0 && batches.unclaimed <= lanes
     let isServing = false
     const serve = async (): Promise<void> => {
       if (isServing) return
       isServing = true
       try {
         while (wants > 0) {
-          const claim = batches.next()
+          const claim = mustWait() ? 'later' : batches.next()
           if (claim === 'later') {
             await batches.changed()
             continue
           }
           if (claim === undefined) port.postMessage({ end: true } satisfies ToHelper)
-          else port.postMessage({ batch: claim } satisfies ToHelper)
+          else {
+            port.postMessage({ batch: claim } satisfies ToHelper)
+            held++
+          }
           wants--
         }
       } catch {
@@ -62,6 +69,7 @@ export function leadHelper(port: MessagePort, batches: OrderedBatches<BatchResul
         wants++
         return void serve()
       }
+      held--
       if ('error' in data) batches.fail(data.batch, new MergeError(data.error))
       else void batches.put(data.batch, data.result)
     }

@@ -96,7 +96,7 @@ export interface ComparisonData {
 }
 
 /** The plan as the core gives it, without what only the worker needs. */
-export type PlanData = Omit<PlanValue, 'error' | 'batches'>
+export type PlanData = Omit<PlanValue, 'error' | 'batches' | 'slots'>
 export type AdapterData = AdapterValue
 export type { TensorValue }
 

@@ -134,12 +134,14 @@ async function openAll(tools: Tools, session: Session, sources: ByteSource[], jo
 
 interface CheckedPlan {
   readonly plan: PlanData
+  /** Batches that a core has room for. */
+  readonly slots: number
   readonly batches: readonly NumberedBatch[]
 }
 
-function checkedPlan({ error, batches, ...plan }: PlanValue): CheckedPlan {
+function checkedPlan({ error, batches, slots, ...plan }: PlanValue): CheckedPlan {
   checkCore(error)
-  return { plan, batches: numbered(batches) }
+  return { plan, slots, batches: numbered(batches) }
 }
 
 function makePlan(session: Session, job: Job, inputHashes: readonly string[] = []): CheckedPlan {
@@ -209,15 +211,15 @@ function resultOf(session: Session, isSurvey: boolean, batch: number, bytes: Uin
  * Runs the batches `own` of a plan, in this worker and in as many helpers as the plan has further lanes; `pass` takes what
  * comes of each, in file order. Returns the bytes of memory of all that took part.
  */
-async function runBatches(tools: Tools, session: Session, sources: readonly ByteSource[], { plan, batches: planned }: CheckedPlan, own: readonly NumberedBatch[], use: CoreUse, { isSurvey, inputHashes, energies }: Pass, listener: Listener, pass: (batch: NumberedBatch, result: BatchResult) => Promise<void>): Promise<number> {
+async function runBatches(tools: Tools, session: Session, sources: readonly ByteSource[], { plan, slots, batches: planned }: CheckedPlan, own: readonly NumberedBatch[], use: CoreUse, { isSurvey, inputHashes, energies }: Pass, listener: Listener, pass: (batch: NumberedBatch, result: BatchResult) => Promise<void>): Promise<number> {
   const helpers = Math.min(plan.lanes, own.length) - 1
   // As the core counts on (src/job/memory.cpp, bytesOfAll).
   const window = 3 * plan.lanes + 2
   const batches = new OrderedBatches<BatchResult>(own.map(({ number }) => number), window, (batch, result) => pass(planned[batch] as NumberedBatch, result))
   listener.onCancel(error => batches.abort(error))
-  const runner = new BatchRunner(session, sources, planned, use)
+  const runner = new BatchRunner(session, sources, planned, slots, use)
   const ports = helpers > 0 ? await listener.helpers({ isSurvey, inputHashes, energies }, helpers) : []
-  const led = ports.map(port => leadHelper(port, batches))
+  const led = ports.map(port => leadHelper(port, batches, helpers + 1))
   try {
     await runner.run(isSurvey, batches, {
       checkpoint: checkpointOf(listener),
@@ -243,8 +245,8 @@ export async function assist(tools: Tools, job: Job, effort: Effort, { isSurvey,
   return withSession(tools, use, async (session, sources) => {
     await openAll(tools, session, sources, job, listener)
     const first = makePlan(session, job, inputHashes)
-    const { batches } = energies.length === 0 ? first : chooseRanks(session, energies)
-    const runner = new BatchRunner(session, sources, batches, use)
+    const { slots, batches } = energies.length === 0 ? first : chooseRanks(session, energies)
+    const runner = new BatchRunner(session, sources, batches, slots, use)
     const result = (batch: number, bytes: Uint8Array): BatchResult => resultOf(session, isSurvey, batch, bytes)
     await helpLeader(port, runner, isSurvey, checkpointOf(listener), result, () => heapBytes(tools.core) + runner.bufferBytes, listener.onCancel)
   })
