@@ -203,7 +203,7 @@ void benchGram(size_t units, size_t length, GramPrecision precision) {
   const bool isSingle = precision == GramPrecision::Single;
   compare(
       isSingle ? "gram, single" : "gram, double", std::to_string(units) + " x " + std::to_string(length),
-      static_cast<double>(length * units * (units + 1) / 2), "GMAC/s",
+      0.5 * static_cast<double>(length) * static_cast<double>(units * (units + 1)), "GMAC/s",
       [&] { (void)gram(rows.data(), units, length, stride, precision); },
       [&] { (void)gramRef(rows.data(), units, length, stride, precision); },
       isSingle ? multiplyAddLimit() : Limit{});
