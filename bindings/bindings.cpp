@@ -139,10 +139,12 @@ Js<BytesValue> finish(uint32_t batch) {
   return toJs(BytesValue{{}, viewOf(output->data(), output->size())});
 }
 
-/// One for each module of a batch that was merged.
+/// One for each module of a batch that was merged; once.
 Js<std::vector<ReportValue>> reports(uint32_t batch) {
   std::vector<ReportValue> values;
   for (const ModuleReport& report : ofBatch(session->reports(), batch)) values.push_back(reportValue(report));
+  session->dropReports(batch);
+  session->dropReports(batch);
   return toJs(values);
 }
 

@@ -48,7 +48,9 @@ uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
     if (std::holds_alternative<EntryMethod>(plan.method->run))
       entries = std::max(entries, entryBytes(module));
   }
-  const uint64_t panel = units * (gram_panels::kColumns<float> + 4) * sizeof(float);
+  // With four rows that are padded, and four of the result.
+  const uint64_t panel =
+      ((units + 4) * (gram_panels::kColumns<float> + 4)) * sizeof(float) + 4 * (units + 4) * sizeof(double);
   // Two Gram matrices, their scaled sum, its sorted copy, and as much again for factorisations; in the core
   // space also one matrix for each adapter, twice while they are thinned out.
   uint64_t matrices = 8 * units * units;
@@ -92,13 +94,17 @@ uint64_t bytesOfWorkspace(const WorkspaceSize& size) {
 }
 
 CoreBytes coreBytes(const Plan& plan) {
-  uint64_t matrices = 0, extra = 0;
+  // Of an adapter's module, in its catalogue and in the plan: paths, two tensors with their names each.
+  constexpr uint64_t kSourceBytes = 1024;
+  uint64_t matrices = 0, extra = 0, sources = 0;
+  for (const PlannedModule& module : plan.modules) sources += module.sources.size();
   for (const PlannedGroup& group : plan.groups) matrices = std::max(matrices, matrixBytes(plan, group));
   // Sums of a piece of what is no factor in binary64, and one adapter's values of it.
   for (const PlannedExtra& piece : plan.extras) {
     if (!piece.isCopied()) extra = std::max(extra, piece.elements * (sizeof(double) + sizeof(float)));
   }
-  return {kFixedBytes + 4 * plan.header.size() + extra, bytesOfWorkspace(workspaceSize(plan)) + matrices};
+  return {kFixedBytes + 4 * plan.header.size() + kSourceBytes * sources + extra,
+          bytesOfWorkspace(workspaceSize(plan)) + matrices};
 }
 
 BatchBytes batchBytes(const Plan& plan) {

@@ -253,6 +253,11 @@ Result<std::span<const std::byte>> Session::run(size_t batch) {
   return finish(batch);
 }
 
+void Session::dropReports(size_t index) {
+  const PlannedBatch& batch = plan_->batches[index];
+  for (size_t m = batch.firstModule; m < batch.endModule; ++m) reports_[m] = {};
+}
+
 void Session::setEnergies(size_t module, std::vector<double> energies) {
   surveys_[module].energies = std::move(energies);
 }

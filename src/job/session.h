@@ -85,6 +85,8 @@ class Session {
 
   /// One per module of the plan; those of batches that have not run are empty.
   std::span<const ModuleReport> reports() const { return reports_; }
+  /// Gives the memory of a batch's reports back: of many modules and adapters they are megabytes.
+  void dropReports(size_t batch);
 
   /// One per module of the plan; those of batches that survey() has not looked at are empty.
   std::span<const ModuleSurvey> surveys() const { return surveys_; }

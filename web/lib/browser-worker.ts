@@ -1,6 +1,7 @@
 // What the two worker scripts of a browser share: their first message says how many threads to use.
 
 import { openHandle } from './handle-sink.js'
+import { loaded } from './load.js'
 import { serve, type WorkerParts } from './serve.js'
 import { BlobSink } from './sink.js'
 import { openBlob } from './source.js'
@@ -24,7 +25,7 @@ export function serveBrowser(start: (threads: number) => ReturnType<WorkerParts[
       open: openBlob,
       readsIntoMemory: false,
       // Few merges need it.
-      createHasher: async () => (await import('./browser-hash.js')).createHasher(),
+      createHasher: async () => (await loaded(import('./browser-hash.js'))).createHasher(),
       openSink: async (output, names) => {
         if (output.kind === 'memory') return new BlobSink()
         if (output.kind !== 'path') return openHandle(output, names)

@@ -8,6 +8,7 @@ import type { MainModule, PlanValue, ReportValue, SurveyValue } from './generate
 import { FileHasher, type CreateHasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
 import { helpLeader, leadHelper, type BatchResult } from './lanes.js'
+import { loaded } from './load.js'
 import type { PartSink } from './part.js'
 import type { AdapterData, AdapterReference, AssistRequest, CancelFlag, ComparisonData, Effort, Job, MergeOutcome, PlanData, Progress } from './protocol.js'
 import type { WorkerSettings } from './platform.js'
@@ -371,7 +372,7 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
 async function openPart(tools: Tools, session: Session, job: Job, { plan, batches }: CheckedPlan, output: OutputReference, inputHashes: readonly string[]): Promise<PartSink | undefined> {
   const { shard } = job
   if (!shard) return undefined
-  const { fingerprintOf, PartSink } = await import('./part.js')
+  const { fingerprintOf, PartSink } = await loaded(import('./part.js'))
   const header = session.outputHeader()
   const headerBytes = header.length
   const merge = await fingerprintOf(tools, job, plan, batches, header.slice(), inputHashes)

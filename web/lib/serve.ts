@@ -3,6 +3,7 @@
 
 import { cancelledError, MergeError, messageOf, type ErrorData } from './error.js'
 import type { MainModule } from './generated/core-single.mjs'
+import { loaded } from './load.js'
 import type { MergeAnswer, MergeOutcome, Progress, Reply, Request } from './protocol.js'
 import { reportOf, type ReportedJob } from './report.js'
 import { assist, compare, inspect, merge, plan, type Listener, type Tools } from './run.js'
@@ -108,7 +109,7 @@ async function dispatch(tools: Tools, request: CallRequest, listener: Listener):
     case 'assist':
       return assist(tools, request.args.job, request.args.effort, request.args.request, request.args.port, listener)
     case 'join': {
-      const { join } = await import('./join.js')
+      const { join } = await loaded(import('./join.js'))
       const { job, ...outcome } = await join(tools, request.args.parts, request.args.output, request.args.hashes, listener)
       return answerOf(job, outcome)
     }
