@@ -1,7 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 // The verbs: inspect, compare, plan, merge, and createMerger, which keeps what they need. The same on every platform.
 
-import { comparisonOf, type Comparison } from './comparison.js'
+import type { Comparison } from './comparison.js'
 import { MergeError } from './error.js'
 import { namesFile } from './file-names.js'
 import { coreNames, defaultMethod, type ExtraKind, type FormatInfo, type FormatName, type MethodInfo, type MethodName, type MethodOptions } from './generated/registry.js'
@@ -231,11 +231,7 @@ export function defineApi(platform: Platform): Api {
         // What would be kept as it is has no part in a comparison.
         const looked = Object.entries(policies).map(([kind, policy]) => [kind, policy === 'refuse' || policy === 'merge' ? policy : 'drop'] as const)
         const job = await jobOf(platform, inputs, { method: 'svd', rank: 'auto', policies: Object.fromEntries(looked), ...(base !== undefined && { base }) })
-        return comparisonOf(
-          job.adapters.map(({ label }) => label),
-          job.weights,
-          await call('compare', { job, effort }, options),
-        )
+        return call('compare', { job, effort }, options)
       },
       async plan(inputs, recipe = {}, options = {}) {
         return call('plan', { job: await jobOf(platform, inputs, recipe), effort }, options)

@@ -1,4 +1,4 @@
-// How adapters stand to each other before a merge.
+// How adapters stand to each other before a merge: put together in the worker.
 
 import { adviceFor, type Advice } from './advice.js'
 import type { SurveyValue } from './generated/core-single.mjs'
@@ -74,14 +74,6 @@ export function comparisonOf(names: readonly string[], weights: readonly number[
   })
   const totals = totalsOf(names.length, modules)
   return { names, totals, modules, advice: adviceFor(names, weights, totals, modules), notices: plan.notices }
-}
-
-/** The modules where the adapters are most in each other's way, at most `count`, the worst first; none where they are not. */
-export function worstModules({ modules }: Comparison, count = 5): ModuleComparison[] {
-  return modules
-    .filter(({ interference }) => interference > 0)
-    .sort((x, y) => y.interference - x.interference)
-    .slice(0, count)
 }
 
 /** Of each pair in one module. */

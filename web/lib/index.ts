@@ -23,7 +23,7 @@ export const join = api.join
 export { extraKinds, formats, methods, version } from './generated/registry.js'
 export type { CompareOptions, Conversion, ExtraKind, FormatInfo, FormatName, Inspection, JoinOptions, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Output, Policies, Progress, RankRule, Recipe, Shard } from './api.js'
 export type { Advice, Reason } from './advice.js'
-export { worstModules } from './comparison.js'
+export { worstModules } from './worst-modules.js'
 export type { Comparison, ModuleComparison, Relations } from './comparison.js'
 export { MergeError } from './error.js'
 export { errorCodes } from './error-codes.js'

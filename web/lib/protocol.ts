@@ -1,6 +1,7 @@
 // What the page or program and its worker say to each other. One map of calls is the whole truth; requests
 // and replies are derived from it.
 
+import type { Comparison } from './comparison.js'
 import type { ErrorData } from './error.js'
 import type { AdapterValue, ModuleRankValue, ModuleWeightValue, OptionText, PlanValue, SurveyValue, TensorValue } from './generated/core-single.mjs'
 import type { ExtraKind, Policy, MethodName, MethodOptions } from './generated/registry.js'
@@ -120,7 +121,7 @@ export interface AssistRequest {
 export interface Calls {
   inspect: { in: { readonly adapter: AdapterReference }; out: AdapterData }
   plan: { in: { readonly job: Job; readonly effort: Effort }; out: PlanData }
-  compare: { in: { readonly job: Job; readonly effort: Effort }; out: ComparisonData }
+  compare: { in: { readonly job: Job; readonly effort: Effort }; out: Comparison }
   merge: { in: { readonly job: Job; readonly effort: Effort; readonly output: OutputReference; readonly hashes: boolean }; out: MergeAnswer }
   /** Takes part in a call of another worker, over a line to that. */
   assist: { in: { readonly job: Job; readonly effort: Effort; readonly request: AssistRequest; readonly port: MessagePort }; out: undefined }

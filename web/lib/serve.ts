@@ -102,8 +102,11 @@ async function dispatch(tools: Tools, request: CallRequest, listener: Listener):
       return inspect(tools, request.args.adapter)
     case 'plan':
       return plan(tools, request.args.job, request.args.effort, listener)
-    case 'compare':
-      return compare(tools, request.args.job, request.args.effort, listener)
+    case 'compare': {
+      const { job, effort } = request.args
+      const { comparisonOf } = await loaded(import('./comparison.js'))
+      return comparisonOf(job.adapters.map(({ label }) => label), job.weights, await compare(tools, job, effort, listener))
+    }
     case 'merge':
       return answerOf(request.args.job, await merge(tools, request.args.job, request.args.effort, request.args.output, request.args.hashes, listener))
     case 'assist':

@@ -1,7 +1,7 @@
 // The command line's results as text for people.
 
-import { worstModules } from '../lib/comparison.js'
 import { errorNorm } from '../lib/report.js'
+import { worstModules } from '../lib/worst-modules.js'
 import type { BatchEntry } from './batch.js'
 import type { Comparison, FormatInfo, Inspection, MergePlan, MergeReport, MethodInfo } from './index.js'
 

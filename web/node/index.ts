@@ -23,7 +23,7 @@ export const join = api.join
 export { extraKinds, formats, methods, version } from '../lib/generated/registry.js'
 export type { CompareOptions, Conversion, ExtraKind, FormatInfo, FormatName, Inspection, JoinOptions, MergeOptions, MergePlan, Merger, MergerOptions, MethodInfo, MethodName, MethodOptions, OnnxLayout, Policies, Progress, RankRule, Recipe, Shard } from '../lib/api.js'
 export type { Advice, Reason } from '../lib/advice.js'
-export { worstModules } from '../lib/comparison.js'
+export { worstModules } from '../lib/worst-modules.js'
 export type { Comparison, ModuleComparison, Relations } from '../lib/comparison.js'
 export { MergeError } from '../lib/error.js'
 export { errorCodes } from '../lib/error-codes.js'
