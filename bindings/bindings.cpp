@@ -46,13 +46,6 @@ std::span<const T> ofBatch(std::span<const T> modules, uint32_t batch) {
   return modules.subspan(planned.firstModule, planned.endModule - planned.firstModule);
 }
 
-Js<OpenedValue> opened(const Status& status) {
-  OpenedValue value{valueOf(status), {}};
-  if (!status) return toJs(value);
-  for (const ReadRange& read : session->alphaReads()) value.alphas.push_back(readValue(read));
-  return toJs(value);
-}
-
 Js<PlanValue> planned(const Status& status) {
   if (status) return toJs(planValue(session->plan(), session->adapters()));
   PlanValue value;
@@ -64,10 +57,14 @@ Js<PlanValue> planned(const Status& status) {
 Js<OpenedValue> addAdapter(const Js<OpenValue>& value, const BytesView& header, const BytesView& config) {
   const OpenValue files = fromJs(value);
   const std::string headerBytes = bytesFrom(header), configText = bytesFrom(config);
-  return opened(
+  const Status added =
       session->addAdapter({files.label, files.file, files.configFile}, std::as_bytes(std::span(headerBytes)),
                           static_cast<uint64_t>(files.fileSize),
-                          files.hasConfig ? std::optional<std::string_view>(configText) : std::nullopt));
+                          files.hasConfig ? std::optional<std::string_view>(configText) : std::nullopt);
+  OpenedValue opened{valueOf(added), {}};
+  if (!added) return toJs(opened);
+  for (const ReadRange& read : session->alphaReads()) opened.alphas.push_back(readValue(read));
+  return toJs(opened);
 }
 
 /// `values`: the ranges that addAdapter() listed, one after the other.

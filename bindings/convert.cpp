@@ -10,7 +10,7 @@ namespace lego::bindings {
 using emscripten::val;
 
 // Embind reads and writes texts byte by byte, which with shared memory asks for each byte whether the memory
-// has grown: half of the time that opening adapters took.
+// has grown: half of the time of opening an adapter.
 // clang-format off
 EM_JS_DEPS(lego_text, "$Emval");
 EM_JS(emscripten::EM_VAL, lego_text, (const char* text, size_t length), {

@@ -8,7 +8,7 @@ import { formatFiles } from './generated/registry.js'
 import { FileHasher, type Hasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
 import { partKey, partTensors, type PartDescription, type PartPlan, type PartReport } from './part.js'
-import type { JoinOutcome, PlanData } from './protocol.js'
+import type { JoinOutcome } from './protocol.js'
 import { moduleReport } from './report.js'
 import { checkCancelled, checkpointOf, readHeader, type Listener, type Tools } from './run.js'
 import { mostShards } from './shard.js'
@@ -320,7 +320,7 @@ export async function join(tools: Tools, references: readonly FileReference[], o
       }
       checkCancelled(listener)
       // Some at a time, as in a merge.
-      const told = modules.map((report, number) => moduleReport(plan.modules[number] as PlanData['modules'][number], report))
+      const told = modules.map((report, number) => moduleReport(plan, number, report))
       for (let i = 0; i < told.length; i += modulesAtOnce) listener.modules(told.slice(i, i + modulesAtOnce))
       const outcome = {
         job,

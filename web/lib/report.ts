@@ -171,8 +171,9 @@ export function reportOf(job: ReportedJob, { plan, modules, part, output, second
   }
 }
 
-/** What is said of one module, from its plan and what the core says of it. */
-export function moduleReport({ path, ...planned }: PlanData['modules'][number], { clusters, centroidNorms, nearZero, relativeError, inputs, ...report }: ReportValue): ModuleReport {
+/** What is said of the module with this number in the plan, from its plan and what the core says of it. */
+export function moduleReport({ modules }: Pick<PlanData, 'modules'>, number: number, { clusters, centroidNorms, nearZero, relativeError, inputs, ...report }: ReportValue): ModuleReport {
+  const { path, ...planned } = modules[number] as PlanData['modules'][number]
   return {
     module: path,
     ...planned,

@@ -323,14 +323,16 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
       await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
       await sink.write(session.outputHeader())
       // Of a shard's modules only.
-      const reports: ReportValue[] = []
+      const reports: { readonly number: number; readonly report: ReportValue }[] = []
       const merged: ModuleReport[] = []
       let bytesDone = surveyBytes
       let modulesDone = 0
       const memoryBytes = await runBatches(tools, session, sources, planned, own, use, { isSurvey: false, inputHashes, energies }, listener, async (batch, result) => {
         await sink.write(result.bytes)
-        const told = result.reports.map((report, i) => moduleReport(plan.modules[batch.firstModule + i] as PlanData['modules'][number], report))
-        for (const [i, report] of result.reports.entries()) reports[batch.firstModule + i] = report
+        const found = result.reports.map((report, i) => ({ number: batch.firstModule + i, report }))
+        const told = found.map(({ number, report }) => moduleReport(plan, number, report))
+        // A part has them as the core gives them.
+        if (part) reports.push(...found)
         merged.push(...told)
         listener.modules(told)
         bytesDone += batch.inputBytes
@@ -349,7 +351,7 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
       checkCancelled(listener)
       const seconds = (performance.now() - start) / 1000 - hasher.seconds
       const used = { seconds, threads: session.threads(), lanes: Math.max(1, Math.min(plan.lanes, own.length)), memoryBytes }
-      await part?.report({ ...used, hashSeconds: hasher.seconds, modules: modules.map(number => ({ number, report: reports[number] as ReportValue })) })
+      await part?.report({ ...used, hashSeconds: hasher.seconds, modules: reports })
       if (part && wantsHashes) outputHashes.push(await hasher.digest(await part.written()))
       const outcome = {
         plan,
