@@ -6,8 +6,9 @@ import { cp, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promi
 import { join } from 'node:path'
 import { cmakeBuild } from './cmake.mjs'
 import { ensureHeaders, ensureNpmPackages } from './dependencies.mjs'
-import { registryOf } from './generate-registry.mjs'
+import { defaultOf, registryOf } from './generate-registry.mjs'
 import { main, run, step } from './say.mjs'
+import { splitModules } from './split.mjs'
 import { findToolchain, project } from './toolchain.mjs'
 
 const variants = ['single', 'threads']
@@ -29,7 +30,7 @@ export async function build() {
       const preset = `wasm-${variant}`
       await step(`WebAssembly build: ${preset}`, () => cmakeBuild(preset, wasm.run, toolchain.description))
     }
-    await step('generated TypeScript: bindings and registry', () => generate())
+    await step('modules in parts, generated TypeScript', () => generate(wasm))
   })
   await ifChanged('web', ['web', 'examples', 'package.json', 'package-lock.json', 'tsconfig.json', 'vite.config.ts', 'scripts'], 'dist/app/index.html', toolchain, async () => {
     await step('library: dist/', buildLibrary)
@@ -38,8 +39,8 @@ export async function build() {
   return wasm
 }
 
-/** Puts the modules next to the library's sources and writes the tables that the core can tell. */
-async function generate() {
+/** Puts the modules, in their parts, next to the library's sources and writes the tables that the core can tell. */
+async function generate(toolchain) {
   await rm(generated, { recursive: true, force: true })
   await mkdir(generated, { recursive: true })
   const tables = JSON.parse(await run('node', [join(project, 'build/wasm-single/bindings/core_tables.cjs')], { quiet: true }))
@@ -48,16 +49,18 @@ async function generate() {
     const from = (platform, extension) => join(project, `build/wasm-${variant}/bindings/${platform}`, name + extension)
     for (const [platform, suffix] of [['browser', ''], ['node', '.node']]) {
       const glue = await readFile(from(platform, '.mjs'), 'utf8')
-      const code = variant === 'threads' ? withoutSelfReference(glue, name) : glue
+      const code = withDeferredParts(variant === 'threads' ? withoutSelfReference(glue, name) : glue, name)
       // Bundlers take the glue with threads as it is.
       await writeFile(join(generated, `${name}${suffix}.mjs`), platform === 'browser' ? await minified(name, code) : code)
-      const types = await readFile(from('browser', '.d.ts'), 'utf8')
+      const types = replaced(await readFile(from('browser', '.d.ts'), 'utf8'), name, /(?<=interface EmbindModule \{\n)/g, '  loadPart(name: string): void;\n')
       await writeFile(join(generated, `${name}${suffix}.d.mts`), `${Object.values(tables.types).join('\n')}\n${types}`)
     }
     const module = await readFile(from('browser', '.wasm'))
     if (!module.equals(await readFile(from('node', '.wasm')))) throw new Error(`${name}.wasm differs between browser and Node: the package carries one for both`)
-    await writeFile(join(generated, `${name}.wasm`), module)
   }
+  const builds = Object.fromEntries(variants.map(variant => [variant, join(project, `build/wasm-${variant}/bindings/node`)]))
+  const methods = tables.methods.map(({ name, options }) => ({ name, options: options.map(option => ({ name: option.name, default: defaultOf(option) })) }))
+  await splitModules(toolchain, builds, methods, generated)
   await writeFile(join(generated, 'registry.ts'), await registryOf(tables))
   const hashes = join(project, 'node_modules/@noble/hashes')
   await mkdir(join(generated, 'noble-hashes'))
@@ -73,11 +76,19 @@ async function generate() {
  * the file is.
  */
 function withoutSelfReference(glue, name) {
-  const pattern = new RegExp(`new URL\\("${name}\\.mjs",\\s*import\\.meta\\.url\\)`, 'g')
-  // Emscripten 3.1.69 and 6.0.5 write it once; another Emscripten may start its threads in another way.
-  const found = glue.match(pattern)?.length ?? 0
-  if (found !== 1) throw new Error(`the glue of ${name} names itself ${found} times, not once: look at withoutSelfReference`)
-  return glue.replace(pattern, 'Module["pthreadScript"]')
+  return replaced(glue, name, new RegExp(`new URL\\("${name}\\.mjs",\\s*import\\.meta\\.url\\)`, 'g'), 'Module["pthreadScript"]')
+}
+
+/** Gives the module what stands for the functions of its other parts (bindings/deferred.js.in). */
+function withDeferredParts(glue, name) {
+  return replaced(glue, name, /(?<=\{\s*['"]?a['"]?\s*:\s*wasmImports)/g, ', ...deferredParts')
+}
+
+function replaced(source, name, pattern, text) {
+  // Emscripten 3.1.69 writes each of them once; another may write something else.
+  const found = source.match(pattern)?.length ?? 0
+  if (found !== 1) throw new Error(`${name} holds ${pattern} ${found} times, not once: look at where it is replaced`)
+  return source.replace(pattern, text)
 }
 
 async function minified(name, code) {

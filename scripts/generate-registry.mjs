@@ -3,13 +3,15 @@
 
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { methodsOfParts } from './ordinary-merges.mjs'
 
 const quote = text => `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`
 const camel = name => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase())
 /** Each of some values once. */
 const distinct = values => [...new Map(values.map(value => [JSON.stringify(value), value])).values()]
 const typeOf = option => (option.type === 'choice' ? option.choices.map(quote).join(' | ') : 'number')
-const defaultOf = option => (option.type === 'choice' ? option.choices[0] : String(option.standard))
+/** What an option is when nobody says, as text. */
+export const defaultOf = option => (option.type === 'choice' ? option.choices[0] : String(option.standard))
 const boundsOf = option => (option.type === 'choice' ? '' : ` From ${option.minimum} to ${option.maximum}.`)
 
 /** The source text of registry.ts. */
@@ -51,6 +53,12 @@ ${codes.map(code => `  /** ${code.sentence} */\n  | ${quote(code.name)}`).join('
 export const coreErrorCodes: Readonly<Record<CoreErrorCode, string>> = {
 ${codes.map(code => `  ${code.name}: ${quote(code.sentence)},`).join('\n')}
 }
+
+/** What few merges need of the core (scripts/split.mjs). */
+export type CorePart = 'decompose' | 'rest'
+
+/** Parts that merges with a method need. One that is not here may need all. */
+export const partsOfMethods: Readonly<Record<string, readonly CorePart[]>> = { ${Object.entries(methodsOfParts).flatMap(([part, users]) => users.map(name => `${name}: [${part === 'first' ? '' : quote(part)}]`)).join(', ')} }
 
 /** Names of the file formats that adapters are read and written in. */
 export type FormatName = ${formats.map(({ name }) => quote(name)).join(' | ')}

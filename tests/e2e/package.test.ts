@@ -25,7 +25,7 @@ afterAll(() => rm(folder, { recursive: true }))
 it('holds the library and nothing else', () => {
   const paths = packed.files.map(({ path }) => path)
   expect(paths.filter(path => !/^(dist\/(lib|node)\/|LICENSE$|README\.md$|CHANGELOG\.md$|package\.json$)/.test(path))).toEqual([])
-  for (const path of ['dist/lib/index.js', 'dist/lib/index.d.ts', 'dist/lib/worker-threads.js', 'dist/lib/generated/core-single.wasm', 'dist/lib/generated/core-threads.mjs', 'dist/node/cli.js']) {
+  for (const path of ['dist/lib/index.js', 'dist/lib/index.d.ts', 'dist/lib/worker-threads.js', 'dist/lib/generated/core-single.wasm', 'dist/lib/generated/core-single.rest.wasm', 'dist/lib/generated/core-threads.mjs', 'dist/node/cli.js']) {
     expect(paths).toContain(path)
   }
 })
@@ -61,7 +61,7 @@ it('is bundled by Vite with its workers and WebAssembly, and the README page run
   const { build } = await import('vite')
   await build({ configFile: false, root, logLevel: 'error', worker: { format: 'es' } })
   const assets = await readdir(join(folder, 'site/dist/assets'))
-  for (const pattern of [/^core-single.*\.wasm$/, /^core-threads.*\.wasm$/, /^core-threads.*\.mjs$/, /^worker-single.*\.js$/, /^worker-threads.*\.js$/]) {
+  for (const pattern of [/^core-single-.*\.wasm$/, /^core-single\.decompose.*\.wasm$/, /^core-single\.rest.*\.wasm$/, /^core-threads-.*\.wasm$/, /^core-threads\.decompose.*\.wasm$/, /^core-threads\.rest.*\.wasm$/, /^core-threads.*\.mjs$/, /^worker-single.*\.js$/, /^worker-threads.*\.js$/]) {
     expect(assets.filter(name => pattern.test(name))).toHaveLength(1)
   }
 

@@ -7,21 +7,39 @@ import { isolation } from '../../vite.config.js'
 
 export interface Site {
   readonly url: string
+  /** Paths that were asked for. */
+  readonly requests: string[]
+  /** Paths that hold this get no answer but 503. */
+  refused: string | undefined
   close(): Promise<void>
 }
 
 /** Serves a built page, dist/app unless told otherwise, on a free port. */
 export async function serve({ isolated, root = 'web/app', outDir = '../../dist/app' }: { isolated: boolean; root?: string; outDir?: string }): Promise<Site> {
+  const requests: string[] = []
   const server = await preview({
     configFile: false,
     root,
+    plugins: [
+      {
+        name: 'requests',
+        configurePreviewServer: ({ middlewares }) =>
+          void middlewares.use(({ url = '' }, response, next) => {
+            requests.push(url)
+            if (site.refused === undefined || !url.includes(site.refused)) return next()
+            response.statusCode = 503
+            response.end()
+          }),
+      },
+    ],
     build: { outDir },
     preview: { port: 0, host: '127.0.0.1', headers: isolated ? isolation : {} },
     logLevel: 'warn',
   })
   const url = server.resolvedUrls?.local[0]
   if (!url) throw new Error('the preview server has no address')
-  return { url, close: () => server.close() }
+  const site: Site = { url, requests, refused: undefined, close: () => server.close() }
+  return site
 }
 
 export const chromiumPath = process.env.LORA_LEGO_CHROMIUM || '/usr/bin/chromium'

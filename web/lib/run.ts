@@ -5,6 +5,7 @@ import { OrderedBatches } from './claims.js'
 import { checkCore } from './core-error.js'
 import { cancelledError, MergeError } from './error.js'
 import type { MainModule, PlanValue, ReportValue, SurveyValue } from './generated/core-single.mjs'
+import { partsOfMethods } from './generated/registry.js'
 import { FileHasher, type CreateHasher } from './hash.js'
 import { writeHashes } from './kohya-hashes.js'
 import { helpLeader, leadHelper, type BatchResult } from './lanes.js'
@@ -219,6 +220,8 @@ async function runBatches(tools: Tools, session: Session, sources: readonly Byte
   const batches = new OrderedBatches<BatchResult>(own.map(({ number }) => number), window, (batch, result) => pass(planned[batch] as NumberedBatch, result))
   listener.onCancel(error => batches.abort(error))
   const runner = new BatchRunner(session, sources, planned, slots, use)
+  // Before threads load it for themselves: what they cannot have ends them, with no code to say why.
+  if (use.threads > 1) for (const part of partsOfMethods[plan.method] ?? (['decompose', 'rest'] as const)) tools.core.loadPart(part)
   const ports = helpers > 0 ? await listener.helpers({ isSurvey, inputHashes, energies }, helpers) : []
   const led = ports.map(port => leadHelper(port, batches, helpers + 1))
   try {

@@ -124,6 +124,8 @@ function answerOf(job: ReportedJob, outcome: MergeOutcome): MergeAnswer {
 }
 
 function failureOf(error: unknown): ErrorData {
+  // As bindings/deferred.js.in marks it.
+  if (error instanceof Error && 'isAsset' in error) return { code: 'asset_not_found', message: error.message }
   const memory = error instanceof RangeError || /memory|out of bounds/i.test(messageOf(error))
   return { code: memory ? 'out_of_memory' : 'worker_failed', message: `the WebAssembly core stopped: ${messageOf(error)}` }
 }

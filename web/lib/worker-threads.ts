@@ -3,10 +3,16 @@
 import { serveBrowser } from './browser-worker.js'
 import { threadSettings } from './threads.js'
 
+// Bundlers look for each of these just as it is written here.
 const script = new URL('./generated/core-threads.mjs', import.meta.url)
+const wasm = new URL('./generated/core-threads.wasm', import.meta.url).href
+const parts = {
+  decompose: new URL('./generated/core-threads.decompose.wasm', import.meta.url).href,
+  rest: new URL('./generated/core-threads.rest.wasm', import.meta.url).href,
+}
 
 serveBrowser(async threads => {
   // By its address, as each thread loads it: as a part of this script it would be loaded twice.
   const { default: createCore } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ script.href)) as typeof import('./generated/core-threads.mjs')
-  return createCore({ ...threadSettings(threads, script), locateFile: () => new URL('./generated/core-threads.wasm', import.meta.url).href })
+  return createCore({ ...threadSettings(threads, script, parts), locateFile: () => wasm })
 })
