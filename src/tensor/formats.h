@@ -140,8 +140,9 @@ struct Half : Upper16 {
   static U32x4 join(const F32x4* in) { return floatToHalfBits(in[0]) | (floatToHalfBits(in[1]) << 16); }
 };
 
-/// The two kinds of 8-bit floats that training frameworks write. Both are put into the upper bits of a
-/// binary16: E5M2 is one already; E4M3's narrower exponent has a bias that is 8 less.
+/// The two kinds of 8-bit floats that training frameworks write. Each is a bfloat16 with fewer bits: shifted
+/// into place, its exponent lacks a constant. What that makes wrong, subnormals and zero, is put right from a
+/// table.
 template <DType dtype>
 struct Float8 {
   static_assert(dtype == DType::F8E5M2 || dtype == DType::F8E4M3);
@@ -154,26 +155,65 @@ struct Float8 {
   static uint32_t magnitudeBits(Element magnitude) {
     return std::bit_cast<uint32_t>(float8ToFloat(dtype, magnitude));
   }
-  /// Of elements in the uppermost byte.
-  static F32x4 toFloat(U32x4 w) {
-    const U32x4 magnitude = w & U32x4(0x7F000000u), sign = w & U32x4(0x80000000u);
-    constexpr bool isE5 = dtype == DType::F8E5M2;
-    const F32x4 value = isE5 ? halfBitsToFloat(w) : halfBitsToFloat(sign | (magnitude >> 1)) * F32x4(256.0f);
-    return asFloat(simd::whereGreater(magnitude, U32x4(isE5 ? 0x7C000000u : 0x7E000000u),
-                                      sign | U32x4(0x7FC00000u), asBits(value)));
+
+  static constexpr bool kIsE5 = dtype == DType::F8E5M2;
+  static constexpr int kMantissaBits = kIsE5 ? 2 : 3;
+  /// To the exponent, from a bias of 15 or 7 to one of 127.
+  static constexpr uint32_t kBias = (kIsE5 ? 127 - 15 : 127 - 7) << 7;
+  static constexpr uint8_t kLargestFinite = kIsE5 ? 0x7B : 0x7E, kLastNumber = kIsE5 ? 0x7C : 0x7E;
+
+  /// What the upper, or lower, byte of the bfloat16 of each magnitude below 16 lacks.
+  struct Corrections {
+    alignas(16) uint8_t upper[16] = {}, lower[16] = {};
+  };
+  static constexpr Corrections kCorrections = [] {
+    Corrections corrections;
+    for (uint32_t m = 0; m < 1u << kMantissaBits; ++m) {
+      const float value = static_cast<float>(m) * (kIsE5 ? 0x1p-16f : 0x1p-9f);
+      const uint32_t bits = std::bit_cast<uint32_t>(value) >> 16;
+      const uint32_t shifted = (m << (7 - kMantissaBits)) + kBias;
+      corrections.upper[m] = static_cast<uint8_t>((bits >> 8) - (shifted >> 8));
+      corrections.lower[m] = static_cast<uint8_t>(bits - shifted);
+    }
+    return corrections;
+  }();
+
+  /// The bytes of each element's bfloat16.
+  struct Bytes {
+    U8x16 upper, lower;
+  };
+  static Bytes toBfloat(U32x4 elements) {
+    const U8x16 magnitude = magnitudes(elements);
+    const auto sign = xsimd::bitwise_cast<uint8_t>(elements & U32x4(0x80808080u));
+    const auto constant = [](uint32_t byte) { return U8x16(static_cast<uint8_t>(byte)); };
+    const U8x16 lower = simd::shifted<7 - kMantissaBits>(magnitude) +
+                        simd::lookUp(U8x16::load_aligned(kCorrections.lower), magnitude);
+    const U8x16 upper = simd::shifted<-1 - kMantissaBits>(magnitude) + constant(kBias >> 8) +
+                        simd::lookUp(U8x16::load_aligned(kCorrections.upper), magnitude);
+    const U8x16 exponent =
+        simd::whereGreater(magnitude, constant(kLargestFinite), constant(0x7F), constant(0));
+    return {upper | exponent | sign,
+            simd::whereGreater(magnitude, constant(kLastNumber), constant(0xC0), lower)};
   }
   static void widen(U32x4 elements, F32x4* out) {
-    const auto e = xsimd::bitwise_cast<uint8_t>(elements);
-    const U8x16 zero(uint8_t{0});
-    const auto low = xsimd::bitwise_cast<uint32_t>(xsimd::zip_lo(zero, e));
-    const auto high = xsimd::bitwise_cast<uint32_t>(xsimd::zip_hi(zero, e));
-    for (size_t i = 0; i < 4; ++i) out[i] = toFloat(Upper16::upper(i < 2 ? low : high, i % 2 == 1));
+    const auto [upper, lower] = toBfloat(elements);
+    Bfloat::widen(xsimd::bitwise_cast<uint32_t>(xsimd::zip_lo(lower, upper)), out);
+    Bfloat::widen(xsimd::bitwise_cast<uint32_t>(xsimd::zip_hi(lower, upper)), out + 2);
   }
   static void split(U32x4 elements, F32x4* out) {
-    out[0] = toFloat(elements << 24);
-    out[1] = toFloat((elements << 16) & U32x4(0xFF000000u));
-    out[2] = toFloat((elements << 8) & U32x4(0xFF000000u));
-    out[3] = toFloat(elements & U32x4(0xFF000000u));
+    const auto bytes = toBfloat(elements);
+    const auto upper = xsimd::bitwise_cast<uint32_t>(bytes.upper);
+    const auto lower = xsimd::bitwise_cast<uint32_t>(bytes.lower);
+    const U32x4 odd(0xFF00FF00u), even(0x00FF00FFu);
+    const U32x4 elements02 = ((upper & even) << 8) | (lower & even);
+    const U32x4 elements13 = (upper & odd) | ((lower >> 8) & even);
+    F32x4 pairs[2];
+    Bfloat::split(elements02, pairs);
+    out[0] = pairs[0];
+    out[2] = pairs[1];
+    Bfloat::split(elements13, pairs);
+    out[1] = pairs[0];
+    out[3] = pairs[1];
   }
 };
 

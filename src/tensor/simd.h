@@ -28,6 +28,8 @@ using Float2 [[gnu::vector_size(8)]] = float;
 using Double2 [[gnu::vector_size(16)]] = double;
 using Short8 [[gnu::vector_size(16)]] = uint16_t;
 using Int4 [[gnu::vector_size(16)]] = int32_t;
+using Byte16 [[gnu::vector_size(16)]] = uint8_t;
+using SignedByte16 [[gnu::vector_size(16)]] = int8_t;
 }  // namespace detail
 
 /// Elements 0 and 1, or 2 and 3, in binary64.
@@ -59,6 +61,41 @@ inline U32x4 whereGreater(U32x4 x, U32x4 y, U32x4 above, U32x4 below) {
                           ? std::bit_cast<Int4>(above.data)
                           : std::bit_cast<Int4>(below.data);
   return U32x4(std::bit_cast<U32x4::register_type>(result));
+}
+
+/// The same for bytes; x and y are below 128.
+inline U8x16 whereGreater(U8x16 x, U8x16 y, U8x16 above, U8x16 below) {
+  using detail::Byte16, detail::SignedByte16;
+  const Byte16 result = std::bit_cast<SignedByte16>(x.data) > std::bit_cast<SignedByte16>(y.data)
+                            ? std::bit_cast<Byte16>(above.data)
+                            : std::bit_cast<Byte16>(below.data);
+  return U8x16(std::bit_cast<U8x16::register_type>(result));
+}
+
+/// Bytes shifted to the left or right, zeros coming in.
+template <int count>
+U8x16 shifted(U8x16 bytes) {
+  const auto b = std::bit_cast<detail::Byte16>(bytes.data);
+  const detail::Byte16 result = count > 0 ? b << (count & 7) : b >> (-count & 7);
+  return U8x16(std::bit_cast<U8x16::register_type>(result));
+}
+
+/// table[index] for each byte, 0 where the index is 16 or more; it is below 128.
+inline U8x16 lookUp(U8x16 table, U8x16 index) {
+#if defined(__wasm_simd128__)
+  return U8x16(wasm_i8x16_swizzle(table.data, index.data));
+#elif defined(__SSSE3__)
+  // Where the highest bit is set, the instruction gives 0; otherwise it takes the lowest four.
+  return U8x16(_mm_shuffle_epi8(table.data, _mm_adds_epu8(index.data, _mm_set1_epi8(0x70))));
+#elif defined(__aarch64__)
+  return U8x16(vqtbl1q_u8(table.data, index.data));
+#else
+  alignas(16) uint8_t entries[16], bytes[16];
+  table.store_aligned(entries);
+  index.store_aligned(bytes);
+  for (uint8_t& byte : bytes) byte = byte < 16 ? entries[byte] : 0;
+  return U8x16::load_aligned(bytes);
+#endif
 }
 
 /// Two pairs of binary64 as four of binary32, rounded to nearest even.
