@@ -1,7 +1,6 @@
 #include "base/parallel.h"
 
 #include <condition_variable>
-#include <deque>
 #include <limits>
 #include <mutex>
 #include <thread>
@@ -16,33 +15,42 @@
 
 namespace lego {
 
-// A lock for each index: an index is a group of modules, which takes a millisecond or more.
+// A lock for each index: an index is a group of modules or a part of one, which takes a millisecond or more.
 struct ThreadPool::State {
   std::mutex mutex;
   std::condition_variable wake;      // for the other threads: there is something to begin
-  std::condition_variable finished;  // for the caller: a loop is done
-  std::deque<Loop*> begun;           // loops with indices to begin
+  std::condition_variable finished;  // for who waits for a loop: one is done
+  std::vector<Loop*> begun;          // loops with indices to begin, inner ones first
   bool stopping = false;
-  size_t limit = std::numeric_limits<size_t>::max();
+  // Threads with lower numbers begin loops, or help with inner ones.
+  size_t looping = std::numeric_limits<size_t>::max(), helping = std::numeric_limits<size_t>::max();
   std::vector<std::thread> threads;
 
-  /// Runs the first index that is left to begin, with the lock released meanwhile.
-  void runNext(std::unique_lock<std::mutex>& lock, size_t thread) {
-    Loop& loop = *begun.front();
+  /// The first loop of which a thread may begin an index, or null.
+  Loop* loopFor(size_t thread) const {
+    for (Loop* loop : begun) {
+      if (thread < (loop->isInner ? helping : looping)) return loop;
+    }
+    return nullptr;
+  }
+
+  /// Runs the next index of a loop that has one left to begin, with the lock released meanwhile.
+  void runNext(std::unique_lock<std::mutex>& lock, Loop& loop, size_t thread) {
     const size_t index = loop.next++;
-    if (loop.next == loop.count) begun.pop_front();
+    if (loop.next == loop.count) std::erase(begun, &loop);
     lock.unlock();
     loop.body(index, thread);
     lock.lock();
-    if (++loop.done == loop.count) finished.notify_one();
+    if (++loop.done == loop.count) finished.notify_all();
   }
 
   void serve(size_t thread) {
     std::unique_lock lock(mutex);
     for (;;) {
-      wake.wait(lock, [&] { return stopping || (!begun.empty() && thread < limit); });
+      Loop* loop = nullptr;
+      wake.wait(lock, [&] { return stopping || (loop = loopFor(thread)) != nullptr; });
       if (stopping) return;
-      runNext(lock, thread);
+      runNext(lock, *loop, thread);
     }
   }
 };
@@ -67,9 +75,10 @@ ThreadPool::~ThreadPool() {
 
 size_t ThreadPool::size() const { return state_->threads.size() + 1; }
 
-void ThreadPool::limit(size_t threads) {
+void ThreadPool::limit(size_t threads, size_t helpers) {
   const std::lock_guard lock(state_->mutex);
-  state_->limit = threads;
+  state_->looping = threads;
+  state_->helping = threads + helpers;
 }
 
 void ThreadPool::start(Loop& loop) {
@@ -85,12 +94,27 @@ void ThreadPool::start(Loop& loop) {
 void ThreadPool::finish(Loop& loop) {
   std::unique_lock lock(state_->mutex);
   while (loop.done < loop.count) {
-    if (state_->begun.empty()) {
-      state_->finished.wait(lock, [&] { return loop.done == loop.count || !state_->begun.empty(); });
+    if (Loop* const next = state_->loopFor(0)) {
+      state_->runNext(lock, *next, 0);
     } else {
-      state_->runNext(lock, 0);
+      state_->finished.wait(lock);
     }
   }
+}
+
+void ThreadPool::share(size_t count, const std::function<void(size_t)>& body) {
+  Loop loop;
+  loop.count = count;
+  loop.body = [&](size_t index, size_t) { body(index); };
+  loop.isInner = true;
+  if (count == 0) return;
+  std::unique_lock lock(state_->mutex);
+  state_->begun.insert(state_->begun.begin(), &loop);
+  // The caller of finish() may be waiting, too.
+  state_->wake.notify_all();
+  state_->finished.notify_all();
+  while (loop.next < loop.count) state_->runNext(lock, loop, 0);
+  while (loop.done < loop.count) state_->finished.wait(lock);
 }
 
 }  // namespace lego

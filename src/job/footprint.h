@@ -9,6 +9,7 @@ namespace lego {
 
 struct Footprint {
   size_t threads = 1;      ///< that share one core's memory
+  size_t helpers = 0;      ///< further threads, which begin no groups
   size_t slots = 1;        ///< batches in a core at a time: read, worked on, written
   size_t readBuffers = 0;  ///< further batches that are read outside of a core, for each core
   size_t lanes = 1;        ///< cores with a memory of their own, among which batches are shared out
@@ -19,12 +20,17 @@ struct Footprint {
   uint64_t memoryBytes = 0;  ///< what all of this may take; 0: no limit
 
   /// The same with fewer threads, and with as many fewer batches to keep them busy; a thread alone needs one.
+  /// The others help where a group is large.
   Footprint withFewerThreads(size_t fewer) const {
     Footprint result = *this;
     result.threads = fewer;
+    result.helpers += threads - fewer;
     result.slots -= std::min(slots - 1, threads - fewer + (fewer == 1 ? 1 : 0));
     return result;
   }
+
+  /// Threads that have no group of their own, and help with those of others (Context::share).
+  size_t helpersWith(size_t groups) const { return helpers + threads - groupsInWork(groups); }
 
   /// Groups that one core works on at a time, each with a workspace of its own.
   size_t groupsInWork(size_t groups) const { return std::min(threads, std::max<size_t>(groups, 1)); }

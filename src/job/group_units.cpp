@@ -175,7 +175,7 @@ ModuleUnits orderedUnits(const PlannedModule& module, const std::vector<SourceUn
 Result<ModuleUnits> unpackFeeder(PlannedModule module, std::span<const uint32_t> order,
                                  std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                                  float* unitsB, float* unitsA, Workspace& workspace, const Kernels& kernels,
-                                 GramPrecision precision) {
+                                 GramPrecision precision, const Context& context) {
   std::erase_if(module.sources, [&](const PlannedSource& source) {
     return std::ranges::find(order, source.adapter) == order.end();
   });
@@ -183,7 +183,7 @@ Result<ModuleUnits> unpackFeeder(PlannedModule module, std::span<const uint32_t>
   if (!units) return units.error();
   ModuleUnits feeder = orderedUnits(module, *units, order);
   const auto gram =
-      kernels.gram(unitsA, feeder.pool.size(), feeder.pool.in, unitStride(module.in), precision);
+      kernels.gram(unitsA, feeder.pool.size(), feeder.pool.in, unitStride(module.in), precision, context);
   if (!gram) return gram.error();
   feeder.pool.gramB = foldedGram(*gram, feeder.rows.row, feeder.rows.foldA);
   std::swap(feeder.rows.foldA, feeder.rows.foldB);
@@ -249,7 +249,7 @@ Status Workspace::reserve(const WorkspaceSize& size) {
 
 Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
                                std::span<const AdapterFile> adapters, std::span<const std::byte> input,
-                               Workspace& workspace, const Kernels& kernels) {
+                               Workspace& workspace, const Kernels& kernels, const Context& context) {
   const std::vector<size_t>& group = planned.modules;
   const bool canonical = plan.options.has("canonical") && plan.options.isOn("canonical");
   const bool single = plan.method->precision == MethodPrecision::Single;
@@ -271,7 +271,7 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
       const AdapterRows rows{
           nextA + own.first * strideA,     nextB + own.first * strideB, strideA, strideB, in,
           static_cast<size_t>(module.out), module.sources[s].rank};
-      auto maxima = canonicalise(rows, module.sources[s].scale, kernels.gram, kernels.assemble);
+      auto maxima = canonicalise(rows, module.sources[s].scale, kernels.gram, kernels.assemble, context);
       if (!maxima) return maxima.error();
       own.foldA = own.foldB = 1;
       own.maxA = std::move(maxima->a);
@@ -285,7 +285,7 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
   std::vector<ModuleUnits> feeders;
   for (const PlannedFeeder& feeder : planned.feeders) {
     auto own = unpackFeeder(plan.modules[feeder.module], order, adapters, input, nextA, nextB, workspace,
-                            kernels, precisionA);
+                            kernels, precisionA, context);
     if (!own) return own.error();
     nextA += own->pool.size() * strideA;
     feeders.push_back(std::move(*own));
@@ -293,7 +293,7 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
 
   GroupUnits result;
   const auto count = static_cast<size_t>(nextA - workspace.unitsA.data()) / strideA;
-  const auto gramA = kernels.gram(workspace.unitsA.data(), count, in, strideA, precisionA);
+  const auto gramA = kernels.gram(workspace.unitsA.data(), count, in, strideA, precisionA, context);
   if (!gramA) return gramA.error();
   size_t base = 0;
   const auto ownGram = [&](const ModuleUnits& own) {
@@ -319,7 +319,7 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
       if (!merged) return merged.error();
       own.rowGains = std::move(*merged);
     }
-    if (Status done = computeGramB(own, kernels, precisionB); !done) return done.error();
+    if (Status done = computeGramB(own, kernels, precisionB, context); !done) return done.error();
     own.pool.gramA = ownGram(own);
     result.modules.push_back(std::move(own));
   }
@@ -332,9 +332,10 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
   return result;
 }
 
-Status computeGramB(ModuleUnits& units, const Kernels& kernels, GramPrecision precision) {
+Status computeGramB(ModuleUnits& units, const Kernels& kernels, GramPrecision precision,
+                    const Context& context) {
   const auto gram =
-      kernels.gram(units.rows.b, units.pool.size(), units.pool.out, units.rows.strideB, precision);
+      kernels.gram(units.rows.b, units.pool.size(), units.pool.out, units.rows.strideB, precision, context);
   if (!gram) return gram.error();
   units.pool.gramB = foldedGram(*gram, units.rows.row, units.rows.foldB);
   return {};

@@ -55,9 +55,10 @@ struct GroupUnits {
 /// Errors: not_finite, value_overflow, no_convergence, out_of_memory.
 Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& group,
                                std::span<const AdapterFile> adapters, std::span<const std::byte> input,
-                               Workspace& workspace, const Kernels& kernels);
+                               Workspace& workspace, const Kernels& kernels, const Context& context);
 
 /// Sets the pool's Gram matrix of B's units. Errors: out_of_memory.
-Status computeGramB(ModuleUnits& units, const Kernels& kernels, GramPrecision precision);
+Status computeGramB(ModuleUnits& units, const Kernels& kernels, GramPrecision precision,
+                    const Context& context);
 
 }  // namespace lego

@@ -34,13 +34,26 @@ uint64_t feederUnits(const Plan& plan, const PlannedGroup& group) {
   return units;
 }
 
+uint64_t unitsOf(const Plan& plan, const PlannedGroup& group) {
+  uint64_t units = feederUnits(plan, group);
+  for (const size_t m : group.modules) units += plan.modules[m].units;
+  return units;
+}
+
+/// What a thread computes (a part of) a group's Gram matrix in: a panel, with four rows that are padded, and
+/// four of the result.
+uint64_t panelBytes(uint64_t units) {
+  return ((units + 4) * (gram_panels::kColumns<float> + 4)) * sizeof(float) +
+         4 * (units + 4) * sizeof(double);
+}
+
 /// Matrices and coefficients of one group, the panel of its Gram matrices, and what a method on entries
 /// holds.
 uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
-  uint64_t units = feederUnits(plan, group), coefficients = 0, largest = 0, entries = 0, gains = 0;
+  const uint64_t units = unitsOf(plan, group);
+  uint64_t coefficients = 0, largest = 0, entries = 0, gains = 0;
   for (const size_t m : group.modules) {
     const PlannedModule& module = plan.modules[m];
-    units += module.units;
     largest = std::max<uint64_t>(largest, module.units);
     coefficients += 4 * uint64_t{module.units} * module.rank * sizeof(double);
     // Of each source of DoRA, merged, and norms and magnitudes while they are made.
@@ -48,9 +61,6 @@ uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
     if (std::holds_alternative<EntryMethod>(plan.method->run))
       entries = std::max(entries, entryBytes(module));
   }
-  // With four rows that are padded, and four of the result.
-  const uint64_t panel =
-      ((units + 4) * (gram_panels::kColumns<float> + 4)) * sizeof(float) + 4 * (units + 4) * sizeof(double);
   // Two Gram matrices, their scaled sum, its sorted copy, and as much again for factorisations; in the core
   // space also one matrix for each adapter, twice while they are thinned out.
   uint64_t matrices = 8 * units * units;
@@ -59,13 +69,14 @@ uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
     for (const size_t m : group.modules) adapters = std::max(adapters, plan.modules[m].sources.size());
     matrices += 2 * adapters * largest * largest;
   }
-  return panel + matrices * sizeof(double) + coefficients + entries + gains;
+  return panelBytes(units) + matrices * sizeof(double) + coefficients + entries + gains;
 }
 
 /// What one core works in, without its batches.
 struct CoreBytes {
   uint64_t fixed = 0;    // code, headers, pieces of what is no factor
   uint64_t working = 0;  // of each group in work
+  uint64_t helping = 0;  // of each thread that helps with one
 };
 
 /// Bytes of the largest batch.
@@ -77,7 +88,8 @@ struct BatchBytes {
 uint64_t bytesOfCore(const CoreBytes& core, const BatchBytes& batch, const Footprint& footprint,
                      size_t groups) {
   const uint64_t heap = core.fixed + footprint.slots * (batch.input + batch.output) +
-                        footprint.groupsInWork(groups) * core.working;
+                        footprint.groupsInWork(groups) * core.working +
+                        footprint.helpersWith(groups) * core.helping;
   // An output is copied on the way to a Blob.
   return std::max(heap, kInitialBytes) + footprint.readBuffers * batch.input + batch.output;
 }
@@ -96,15 +108,19 @@ uint64_t bytesOfWorkspace(const WorkspaceSize& size) {
 CoreBytes coreBytes(const Plan& plan) {
   // Of an adapter's module, in its catalogue and in the plan: paths, two tensors with their names each.
   constexpr uint64_t kSourceBytes = 1024;
-  uint64_t matrices = 0, extra = 0, sources = 0;
+  uint64_t matrices = 0, helping = 0, extra = 0, sources = 0;
   for (const PlannedModule& module : plan.modules) sources += module.sources.size();
-  for (const PlannedGroup& group : plan.groups) matrices = std::max(matrices, matrixBytes(plan, group));
+  for (const PlannedGroup& group : plan.groups) {
+    matrices = std::max(matrices, matrixBytes(plan, group));
+    const uint64_t units = unitsOf(plan, group);
+    if (gram_panels::partsOf(units) > 1) helping = std::max(helping, panelBytes(units));
+  }
   // Sums of a piece of what is no factor in binary64, and one adapter's values of it.
   for (const PlannedExtra& piece : plan.extras) {
     if (!piece.isCopied()) extra = std::max(extra, piece.elements * (sizeof(double) + sizeof(float)));
   }
   return {kFixedBytes + 4 * plan.header.size() + kSourceBytes * sources + extra,
-          bytesOfWorkspace(workspaceSize(plan)) + matrices};
+          bytesOfWorkspace(workspaceSize(plan)) + matrices, helping};
 }
 
 BatchBytes batchBytes(const Plan& plan) {
@@ -193,11 +209,14 @@ Status fitIntoMemory(Plan& plan, const Footprint& footprint) {
       if (plan.peakBytes <= limit && bytesOfCore(core, batch, tried, plan.groups.size()) <= kReach) return {};
       if (tried.batchBytes == 1 || footprint.shards > 1) break;
     }
-    if (tried.threads == 1 && tried.lanes == 1) break;
     if (tried.lanes > 1) {
       tried.lanes = (tried.lanes + 1) / 2;
-    } else {
+    } else if (tried.threads > 1) {
       tried = tried.withFewerThreads((tried.threads + 1) / 2);
+    } else if (tried.helpers > 0) {
+      tried.helpers = 0;
+    } else {
+      break;
     }
   }
   const bool isLimited = plan.peakBytes > limit;

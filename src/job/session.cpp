@@ -24,6 +24,7 @@ Error inFile(Error error, const std::string& file) {
 Session::Session(const Footprint& footprint, const Kernels& kernels)
     : footprint_(footprint), kernels_(kernels), slots_(footprint.slots), pool_(footprint.threads) {
   footprint_.threads = pool_.size();
+  context_.useThreads(pool_);
 }
 
 Status Session::addAdapter(const AdapterNames& names, std::span<const std::byte> bytes, uint64_t fileSize,
@@ -126,8 +127,9 @@ Status Session::reserve() {
     if (Status got = slot.input.reserve(input); !got) return got;
     if (Status got = slot.output.reserve(output); !got) return got;
   }
-  std::vector<Workspace> workspaces(plan_->footprint.groupsInWork(plan_->groups.size()));
-  pool_.limit(workspaces.size());
+  const size_t groups = plan_->groups.size();
+  std::vector<Workspace> workspaces(plan_->footprint.groupsInWork(groups));
+  pool_.limit(workspaces.size(), plan_->footprint.helpersWith(groups));
   const WorkspaceSize size = workspaceSize(*plan_);
   for (Workspace& workspace : workspaces) {
     if (Status got = workspace.reserve(size); !got) return got;

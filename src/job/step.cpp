@@ -53,11 +53,13 @@ std::vector<float> finalFactors(const ModuleUnits& units, uint32_t rank, MergedF
 
 /// Inner products of merged rows that lie behind the units, and so belong to one Gram matrix with them.
 Result<MergedGrams> gramsOfRows(const Kernels& kernels, const ModuleUnits& units, uint32_t rank,
-                                GramPrecision precision) {
+                                GramPrecision precision, const Context& context) {
   const size_t n = units.pool.size();
-  const auto gramA = kernels.gram(units.rows.a, n + rank, units.pool.in, units.rows.strideA, precision);
+  const auto gramA =
+      kernels.gram(units.rows.a, n + rank, units.pool.in, units.rows.strideA, precision, context);
   if (!gramA) return gramA.error();
-  const auto gramB = kernels.gram(units.rows.b, n + rank, units.pool.out, units.rows.strideB, precision);
+  const auto gramB =
+      kernels.gram(units.rows.b, n + rank, units.pool.out, units.rows.strideB, precision, context);
   if (!gramB) return gramB.error();
   MergedGrams grams{Matrix(rank, rank), Matrix(rank, rank), Matrix(rank, n), Matrix(rank, n)};
   for (size_t q = 0; q < rank; ++q) {
@@ -122,8 +124,8 @@ Result<Outcome> mergeEntries(const Plan& plan, const ModuleUnits& units, EntryMe
     for (size_t o = 0; o < units.pool.out; ++o) b[o] = static_cast<float>(std::copysign(half, scale) * b[o]);
   }
   const bool single = plan.method->precision == MethodPrecision::Single;
-  auto grams =
-      gramsOfRows(kernels, units, request.rank, single ? GramPrecision::Single : GramPrecision::Double);
+  auto grams = gramsOfRows(kernels, units, request.rank,
+                           single ? GramPrecision::Single : GramPrecision::Double, context);
   if (!grams) return grams.error();
   return Outcome{std::vector<float>(request.rank, 1.0f), std::move(*grams), {}, {}, {}};
 }
@@ -264,7 +266,7 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, const PlannedGroup& 
   const Error cancelled{Code::cancelled, {}, {}, {}, {}};
   if (context.cancelled()) return cancelled;
   auto begin = std::chrono::steady_clock::now();
-  auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels);
+  auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels, context);
   if (!unpacked) return unpacked.error();
   std::vector<ModuleReport> reports;
   for (size_t g = 0; g < group.modules.size(); ++g) {
@@ -282,7 +284,8 @@ Result<std::vector<ModuleReport>> runStep(const Plan& plan, const PlannedGroup& 
     auto outcome = merge();
     if (outcome && plan.method->precision == MethodPrecision::Mixed &&
         keepsNearlyAll(units, *outcome, plan.recipe.scale)) {
-      if (Status done = computeGramB(units, kernels, GramPrecision::Double); !done) return done.error();
+      if (Status done = computeGramB(units, kernels, GramPrecision::Double, context); !done)
+        return done.error();
       outcome = merge();
     }
     if (!outcome) return outcome.error();
@@ -302,7 +305,7 @@ Result<std::vector<ModuleSurvey>> surveyStep(const Plan& plan, const PlannedGrou
                                              std::span<const AdapterFile> adapters,
                                              std::span<const std::byte> input, Workspace& workspace,
                                              const Kernels& kernels, const Context& context) {
-  const auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels);
+  const auto unpacked = unpackGroup(plan, group, adapters, input, workspace, kernels, context);
   if (!unpacked) return unpacked.error();
   std::vector<ModuleSurvey> surveys;
   for (const ModuleUnits& units : unpacked->modules) {

@@ -1,6 +1,8 @@
 #include "linalg/gram.h"
 
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 #include "base/buffer.h"
 #include "linalg/gram_panels.h"
@@ -118,18 +120,45 @@ LEGO_KERNEL void gramTriangle(const float* rows, size_t rowStride, T* panel, siz
   addSums(sums + 3 * stride + 2, s32, s33);
 }
 
-/// One panel's sums, added to the lower triangle of the result: `length` columns of `count` rows.
+/// Four rows copied into the panel, widened to T. `columns` is a multiple of the lanes.
+template <typename T>
+LEGO_KERNEL void packTile(const float* rows, size_t rowStride, T* panel, size_t columns) {
+  using V = Batch<T>;
+  const V* const type = nullptr;
+  for (size_t r = 0; r < kTileRows; ++r) {
+    for (size_t c = 0; c < columns; c += V::size)
+      loadAs(type, rows + r * rowStride + c).store_aligned(panel + r * kPanelStride<T> + c);
+  }
+}
+
+/// Rows of the result, begin being a multiple of kGroupRows.
+struct Range {
+  size_t begin, end;
+};
+
+/// One panel's sums, added to the lower triangle of the result: `length` columns of the rows of a range with
+/// themselves and with those before them.
 template <typename T>
 class PanelSums {
  public:
-  /// `panel`: room for the rows, `edge`: for four rows of the result.
-  PanelSums(size_t count, size_t stride, T* panel, float* padded, double* edge, Matrix& result)
-      : count_(count), stride_(stride), panel_(panel), padded_(padded), edge_(edge), result_(result) {}
+  /// `panel`: room for the rows below range.end, `edge`: for four rows of the result.
+  PanelSums(Range range, size_t stride, T* panel, float* padded, double* edge, Matrix& result)
+      : begin_(range.begin),
+        count_(range.end),
+        stride_(stride),
+        panel_(panel),
+        padded_(padded),
+        edge_(edge),
+        result_(result) {}
 
   void add(const float* rows, size_t length) {
     const size_t lanes = gram_panels::kLanes<T>;
     columns_ = (length + lanes - 1) / lanes * lanes;
-    for (size_t group = 0; group < count_; group += kGroupRows) {
+    for (size_t i = 0; i < begin_; i += kTileRows) {
+      const auto [source, stride] = wholeRegisters(rows, length, i);
+      packTile<T>(source, stride, panelRow(i), columns_);
+    }
+    for (size_t group = begin_; group < count_; group += kGroupRows) {
       const size_t end = std::min(group + kGroupRows, count_);
       for (size_t i = group; i < end; i += kTileRows) {
         triangle(rows, length, i);
@@ -147,24 +176,30 @@ class PanelSums {
   bool isEdge(size_t i) const { return i + kTileRows > count_; }
   /// Where the sums of four rows from i on are added: where there are fewer, in four rows of their own.
   double* target(size_t i) { return isEdge(i) ? edge_ : result_.row(i).data(); }
-  size_t targetStride(size_t i) const { return isEdge(i) ? edgeStride() : count_; }
+  size_t targetStride(size_t i) const { return isEdge(i) ? edgeStride() : result_.columns(); }
   size_t edgeStride() const { return (count_ + kTileRows - 1) / kTileRows * kTileRows; }
 
   void tile(size_t i, size_t j) {
     gramTile<T>(panelRow(i), panelRow(j), columns_, target(i) + j, targetStride(i));
   }
 
-  void triangle(const float* rows, size_t length, size_t i) {
+  /// Four rows from i on, as whole registers of them.
+  struct Rows {
+    const float* source;
+    size_t stride;
+  };
+  Rows wholeRegisters(const float* rows, size_t length, size_t i) {
     const float* source = rows + i * stride_;
-    size_t stride = stride_;
-    if (isEdge(i) || columns_ != length) {
-      // Zeros up to whole registers and four rows: they add nothing to a sum.
-      const size_t own = std::min(kTileRows, count_ - i);
-      std::fill_n(padded_, kTileRows * columns_, 0.0f);
-      for (size_t r = 0; r < own; ++r) std::copy_n(source + r * stride, length, padded_ + r * columns_);
-      source = padded_;
-      stride = columns_;
-    }
+    if (!isEdge(i) && columns_ == length) return {source, stride_};
+    // Zeros up to whole registers and four rows: they add nothing to a sum.
+    const size_t own = std::min(kTileRows, count_ - i);
+    std::fill_n(padded_, kTileRows * columns_, 0.0f);
+    for (size_t r = 0; r < own; ++r) std::copy_n(source + r * stride_, length, padded_ + r * columns_);
+    return {padded_, columns_};
+  }
+
+  void triangle(const float* rows, size_t length, size_t i) {
+    const auto [source, stride] = wholeRegisters(rows, length, i);
     gramTriangle<T>(source, stride, panelRow(i), columns_, target(i) + i, targetStride(i));
   }
 
@@ -177,17 +212,18 @@ class PanelSums {
     if (first < count_) std::fill_n(edge_, kTileRows * stride, 0.0);
   }
 
-  size_t count_, stride_, columns_ = 0;
+  size_t begin_, count_, stride_, columns_ = 0;
   T* panel_;
   float* padded_;
   double* edge_;
   Matrix& result_;
 };
 
+/// Rows `range` of the lower triangle.
 template <typename T>
-Status accumulate(const float* rows, size_t count, size_t length, size_t stride, Matrix& result) {
+Status accumulate(const float* rows, Range range, size_t length, size_t stride, Matrix& result) {
   constexpr size_t kColumns = gram_panels::kColumns<T>;
-  const size_t paddedCount = (count + kTileRows - 1) / kTileRows * kTileRows;
+  const size_t paddedCount = (range.end + kTileRows - 1) / kTileRows * kTileRows;
   Buffer<T> panel;
   Buffer<float> padded;
   Buffer<double> edge;
@@ -195,8 +231,34 @@ Status accumulate(const float* rows, size_t count, size_t length, size_t stride,
   if (Status got = padded.reserve(kTileRows * kColumns); !got) return got;
   if (Status got = edge.reserve(kTileRows * paddedCount); !got) return got;
   std::fill_n(edge.data(), kTileRows * paddedCount, 0.0);
-  PanelSums<T> sums(count, stride, panel.data(), padded.data(), edge.data(), result);
+  PanelSums<T> sums(range, stride, panel.data(), padded.data(), edge.data(), result);
   for (size_t at = 0; at < length; at += kColumns) sums.add(rows + at, std::min(kColumns, length - at));
+  return {};
+}
+
+/// Ranges of about equal areas of the triangle.
+std::vector<Range> rangesOf(size_t count, size_t parts) {
+  std::vector<Range> ranges;
+  for (size_t p = 1, begin = 0; p <= parts; ++p) {
+    const double share = static_cast<double>(p) / static_cast<double>(parts);
+    const auto rows = static_cast<size_t>(static_cast<double>(count) * std::sqrt(share));
+    const size_t end = p == parts ? count : rows / kGroupRows * kGroupRows;
+    ranges.push_back({begin, end});
+    begin = end;
+  }
+  return ranges;
+}
+
+template <typename T>
+Status accumulateAll(const float* rows, size_t count, size_t length, size_t stride, Matrix& result,
+                     const Context& context) {
+  const auto ranges = rangesOf(count, context.threads() > 1 ? gram_panels::partsOf(count) : 1);
+  std::vector<Status> done(ranges.size());
+  context.share(ranges.size(),
+                [&](size_t i) { done[i] = accumulate<T>(rows, ranges[i], length, stride, result); });
+  for (const Status& status : done) {
+    if (!status) return status;
+  }
   for (size_t i = 0; i < count; ++i) {
     for (size_t j = 0; j < i; ++j) result(j, i) = result(i, j);
   }
@@ -205,12 +267,13 @@ Status accumulate(const float* rows, size_t count, size_t length, size_t stride,
 
 }  // namespace
 
-Result<Matrix> gram(const float* rows, size_t count, size_t length, size_t stride, GramPrecision precision) {
+Result<Matrix> gram(const float* rows, size_t count, size_t length, size_t stride, GramPrecision precision,
+                    const Context& context) {
   Matrix result(count, count);
   if (count == 0) return result;  // `rows` may then point at nothing, from where no panel can be reached
   const Status done = precision == GramPrecision::Single
-                          ? accumulate<float>(rows, count, length, stride, result)
-                          : accumulate<double>(rows, count, length, stride, result);
+                          ? accumulateAll<float>(rows, count, length, stride, result, context)
+                          : accumulateAll<double>(rows, count, length, stride, result, context);
   if (!done) return done.error();
   return result;
 }

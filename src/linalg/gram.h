@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include "base/context.h"
 #include "base/result.h"
 #include "linalg/matrix.h"
 
@@ -19,9 +20,10 @@ enum class GramPrecision {
 };
 
 /// G[i][j] = sum over c of rows[i * stride + c] * rows[j * stride + c]: count x count, symmetric.
-/// Returns the matrix, or out_of_memory.
-Result<Matrix> gram(const float* rows, size_t count, size_t length, size_t stride, GramPrecision precision);
-Result<Matrix> gramRef(const float* rows, size_t count, size_t length, size_t stride,
-                       GramPrecision precision);
+/// Many rows are shared among the context's threads. Returns the matrix, or out_of_memory.
+Result<Matrix> gram(const float* rows, size_t count, size_t length, size_t stride, GramPrecision precision,
+                    const Context& context);
+Result<Matrix> gramRef(const float* rows, size_t count, size_t length, size_t stride, GramPrecision precision,
+                       const Context& context);
 
 }  // namespace lego

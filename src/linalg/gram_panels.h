@@ -14,6 +14,10 @@ inline constexpr size_t kColumns = sizeof(T) == 4 ? 256 : 128;
 template <typename T>
 inline constexpr size_t kLanes = 16 / sizeof(T);
 
+/// Parts that gram() cuts rows into when threads share them. Each part packs the rows of those before it once
+/// more: with 256 rows or more of its own that is one part in a hundred of its time.
+constexpr size_t partsOf(size_t rows) { return rows / 256 > 1 ? rows / 256 : 1; }
+
 /// Adds up the lanes, in binary64, in pairs.
 template <typename T>
 double sumLanes(const T* lanes) {

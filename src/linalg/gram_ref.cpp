@@ -22,8 +22,8 @@ double dotRef(const float* a, const float* b, size_t length) {
 
 }  // namespace
 
-Result<Matrix> gramRef(const float* rows, size_t count, size_t length, size_t stride,
-                       GramPrecision precision) {
+Result<Matrix> gramRef(const float* rows, size_t count, size_t length, size_t stride, GramPrecision precision,
+                       const Context&) {
   Matrix result(count, count);
   for (size_t i = 0; i < count; ++i) {
     for (size_t j = 0; j <= i; ++j) {

@@ -39,10 +39,10 @@ float leadingEntry(const float* row, size_t length) {
 }  // namespace
 
 Result<RowMaxima> canonicalise(const AdapterRows& rows, double scale, decltype(&gram) gramKernel,
-                               decltype(&assemble) assembleKernel) {
-  auto gramA = gramKernel(rows.a, rows.rank, rows.in, rows.strideA, GramPrecision::Double);
+                               decltype(&assemble) assembleKernel, const Context& context) {
+  auto gramA = gramKernel(rows.a, rows.rank, rows.in, rows.strideA, GramPrecision::Double, context);
   if (!gramA) return gramA.error();
-  auto gramB = gramKernel(rows.b, rows.rank, rows.out, rows.strideB, GramPrecision::Double);
+  auto gramB = gramKernel(rows.b, rows.rank, rows.out, rows.strideB, GramPrecision::Double, context);
   if (!gramB) return gramB.error();
   UnitPool pool;
   pool.in = rows.in;

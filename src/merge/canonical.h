@@ -25,6 +25,6 @@ struct RowMaxima {
 /// entry of each joint row positive (tests/golden, lego_svdcanon). Directions that the adapter does not have
 /// become zero. Errors: no_convergence, out_of_memory.
 Result<RowMaxima> canonicalise(const AdapterRows& rows, double scale, decltype(&gram) gramKernel,
-                               decltype(&assemble) assembleKernel);
+                               decltype(&assemble) assembleKernel, const Context& context);
 
 }  // namespace lego

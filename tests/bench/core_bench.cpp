@@ -204,8 +204,8 @@ void benchGram(size_t units, size_t length, GramPrecision precision) {
   compare(
       isSingle ? "gram, single" : "gram, double", std::to_string(units) + " x " + std::to_string(length),
       0.5 * static_cast<double>(length) * static_cast<double>(units * (units + 1)), "GMAC/s",
-      [&] { (void)gram(rows.data(), units, length, stride, precision); },
-      [&] { (void)gramRef(rows.data(), units, length, stride, precision); },
+      [&] { (void)gram(rows.data(), units, length, stride, precision, Context()); },
+      [&] { (void)gramRef(rows.data(), units, length, stride, precision, Context()); },
       isSingle ? multiplyAddLimit() : Limit{});
 }
 
@@ -322,7 +322,7 @@ double benchModule(const std::string& method, size_t in, size_t out) {
 /// What methods spend on matrices over the units.
 void benchSmall(size_t length) {
   const auto rows = randomFloats(kUnits * length);
-  const Matrix g = std::move(*gram(rows.data(), kUnits, length, length, GramPrecision::Double));
+  const Matrix g = std::move(*gram(rows.data(), kUnits, length, length, GramPrecision::Double, Context()));
   const std::string shape = std::to_string(kUnits) + " x " + std::to_string(kUnits);
   compare(
       "multiply, small", shape, kUnits * kUnits * kUnits, "GMAC/s", [&] { (void)multiply(g, g); },
@@ -337,8 +337,9 @@ void benchShares(size_t length, double module) {
   const auto rows = randomFloats(kUnits * length);
   const std::string shape = std::to_string(kUnits) + " units into " + std::to_string(kRank);
   UnitPool pool;
-  pool.gramA = std::move(*gram(rows.data(), kUnits, length / 2, length, GramPrecision::Single));
-  pool.gramB = std::move(*gram(rows.data() + length / 2, kUnits, length / 2, length, GramPrecision::Single));
+  pool.gramA = std::move(*gram(rows.data(), kUnits, length / 2, length, GramPrecision::Single, Context()));
+  pool.gramB = std::move(
+      *gram(rows.data() + length / 2, kUnits, length / 2, length, GramPrecision::Single, Context()));
   for (uint32_t u = 0; u < kUnits; ++u) pool.owner.push_back(u / kRank);
   pool.weights.assign(kUnits / kRank, 1.0);
   pool.ranks.assign(kUnits / kRank, kRank);

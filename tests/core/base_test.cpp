@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <functional>
+#include <mutex>
 #include <set>
 #include <thread>
 #include <vector>
@@ -132,12 +133,53 @@ TEST_P(Threads, GoOnWithTheNextLoop) {
 
 TEST_P(Threads, AreLimited) {
   ThreadPool pool(GetParam());
-  pool.limit(2);
+  pool.limit(2, 1);
   std::atomic<bool> sound{true};
   runLoop(pool, 200, [&](size_t, size_t thread) {
     if (thread >= 2) sound = false;
   });
   EXPECT_TRUE(sound);
+  std::mutex mutex;
+  std::set<std::thread::id> helpers;
+  runLoop(pool, 4, [&](size_t, size_t) {
+    pool.share(50, [&](size_t) {
+      const std::lock_guard lock(mutex);
+      helpers.insert(std::this_thread::get_id());
+    });
+  });
+  EXPECT_LE(helpers.size(), 3u);
+}
+
+TEST_P(Threads, ShareWhatIsWithinALoop) {
+  ThreadPool pool(GetParam());
+  for (int round = 0; round < 20; ++round) {
+    constexpr size_t kOuter = 6, kInner = 40;
+    std::vector<std::atomic<int>> visits(kOuter * kInner);
+    std::atomic<bool> whole{true};
+    runLoop(pool, kOuter, [&](size_t index, size_t) {
+      pool.share(kInner, [&](size_t inner) { ++visits[index * kInner + inner]; });
+      for (size_t inner = 0; inner < kInner; ++inner) {
+        if (visits[index * kInner + inner] != 1) whole = false;
+      }
+      pool.share(0, [&](size_t) { whole = false; });
+    });
+    EXPECT_TRUE(whole);
+  }
+}
+
+// Each waits for the other: neither could go on alone.
+TEST_P(Threads, HelpFromOutsideOfTheLoop) {
+  ThreadPool pool(GetParam());
+  if (pool.size() == 1) return;
+  pool.limit(1, pool.size() - 1);
+  std::atomic<int> arrived{0};
+  runLoop(pool, 1, [&](size_t, size_t) {
+    pool.share(2, [&](size_t) {
+      ++arrived;
+      while (arrived < 2) std::this_thread::yield();
+    });
+  });
+  EXPECT_EQ(arrived.load(), 2);
 }
 
 TEST_P(Threads, EndWithLoopsThatNobodyFinishes) {

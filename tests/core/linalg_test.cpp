@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -35,8 +36,8 @@ TEST(Gram, EqualsReferenceForEveryCountLengthAndOffset) {
         for (size_t offset = 0; offset < 4; ++offset) {
           const size_t stride = length + 3;
           const auto rows = randomFloats(random, offset + count * stride);
-          const auto fast = gram(rows.data() + offset, count, length, stride, precision);
-          const auto reference = gramRef(rows.data() + offset, count, length, stride, precision);
+          const auto fast = gram(rows.data() + offset, count, length, stride, precision, Context());
+          const auto reference = gramRef(rows.data() + offset, count, length, stride, precision, Context());
           ASSERT_TRUE(fast && reference);
           for (size_t i = 0; i < count; ++i) {
             for (size_t j = 0; j < count; ++j)
@@ -55,8 +56,8 @@ TEST(Gram, EqualsReferenceAcrossPanelBorders) {
       // Fewer rows than are worked on together, as many, and more.
       for (size_t count : {11, 16, 17, 37}) {
         const auto rows = randomFloats(random, count * length);
-        const auto fast = gram(rows.data(), count, length, length, precision);
-        const auto reference = gramRef(rows.data(), count, length, length, precision);
+        const auto fast = gram(rows.data(), count, length, length, precision, Context());
+        const auto reference = gramRef(rows.data(), count, length, length, precision, Context());
         for (size_t i = 0; i < count; ++i) {
           for (size_t j = 0; j < count; ++j) ASSERT_EQ((*fast)(i, j), (*reference)(i, j)) << length;
         }
@@ -65,10 +66,28 @@ TEST(Gram, EqualsReferenceAcrossPanelBorders) {
   }
 }
 
+// Counts that are cut into one part, into two and into four, the last of them not a multiple of anything.
+TEST(Gram, IsTheSameWhenThreadsShareIt) {
+  Random random(4);
+  ThreadPool pool(4);
+  Context context;
+  context.useThreads(pool);
+  for (const GramPrecision precision : kPrecisions) {
+    for (size_t count : {511, 512, 770, 1043}) {
+      const size_t length = 300;
+      const auto rows = randomFloats(random, count * length);
+      const auto alone = gram(rows.data(), count, length, length, precision, Context());
+      const auto shared = gram(rows.data(), count, length, length, precision, context);
+      for (size_t i = 0; i < count; ++i)
+        ASSERT_TRUE(std::ranges::equal(shared->row(i), alone->row(i))) << count << ", row " << i;
+    }
+  }
+}
+
 // Only clang's sanitizer sees a step from the null pointer: tests/fuzz/seeds/kernels/gram-none.
 TEST(Gram, OfNoRowsIsEmpty) {
   for (const GramPrecision precision : kPrecisions) {
-    const auto none = gram(nullptr, 0, 600, 600, precision);
+    const auto none = gram(nullptr, 0, 600, 600, precision, Context());
     ASSERT_TRUE(none);
     EXPECT_EQ(none->rows(), 0u);
   }
@@ -82,7 +101,7 @@ TEST(Gram, AnEntryDoesNotDependOnItsPlace) {
   for (size_t copy : {3, 8})
     std::copy_n(rows.begin(), length, rows.begin() + static_cast<std::ptrdiff_t>(copy * length));
   for (const GramPrecision precision : kPrecisions) {
-    const auto g = gram(rows.data(), 9, length, length, precision);
+    const auto g = gram(rows.data(), 9, length, length, precision, Context());
     for (size_t j = 0; j < 9; ++j) {
       EXPECT_EQ((*g)(0, j), (*g)(3, j));
       EXPECT_EQ((*g)(0, j), (*g)(8, j));
@@ -104,7 +123,7 @@ TEST(Gram, IsAsPreciseAsPromised) {
     }
   }
   for (const GramPrecision precision : kPrecisions) {
-    const auto g = gram(rows.data(), count, length, length, precision);
+    const auto g = gram(rows.data(), count, length, length, precision, Context());
     for (size_t i = 0; i < count; ++i) {
       for (size_t j = 0; j < count; ++j) {
         const double norms = std::sqrt(exact[i][i] * exact[j][j]);

@@ -37,6 +37,21 @@ TEST(Session, SameBytesForAnyNumberOfThreads) {
   }
 }
 
+// Enough units for threads to share one module, fewer modules than threads.
+TEST(Session, SameBytesWhenThreadsShareAModule) {
+  Random random(7);
+  std::vector<TestAdapter> adapters;
+  for (const char* name : {"one", "two", "three"})
+    adapters.push_back(makeAdapter(name, {randomPair(random, 200, 320, 280)}, DType::F32, 200));
+  for (const char* method : {"lego", "svd"}) {
+    Recipe recipe;
+    recipe.method = method;
+    recipe.rank = 8;
+    const auto one = must(mergeAll(adapters, recipe, 1)).file;
+    EXPECT_EQ(must(mergeAll(adapters, recipe, 4)).file, one) << method;
+  }
+}
+
 // The same figures on every platform: natively with any compiler, as WebAssembly with and without threads.
 // Where a change of the arithmetic or of the search is meant, so is a change of these figures.
 TEST(Session, SameBytesOnEveryPlatform) {

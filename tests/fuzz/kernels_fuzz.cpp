@@ -136,8 +136,8 @@ void checkGram(Input& input) {
   const auto precision = input.flag() ? GramPrecision::Single : GramPrecision::Double;
   const size_t count = input.between(0, 20), length = input.below(600), stride = length + input.below(6);
   const auto rows = takeFloats(input, count * stride);
-  const auto fast = gram(rows.data(), count, length, stride, precision);
-  const auto reference = gramRef(rows.data(), count, length, stride, precision);
+  const auto fast = gram(rows.data(), count, length, stride, precision, Context());
+  const auto reference = gramRef(rows.data(), count, length, stride, precision, Context());
   requireOk(fast, "a small Gram matrix can be had");
   require(fast->rows() == count && fast->columns() == count,
           "a Gram matrix is as large as its rows are many");
