@@ -141,7 +141,6 @@ Js<std::vector<ReportValue>> reports(uint32_t batch) {
   std::vector<ReportValue> values;
   for (const ModuleReport& report : ofBatch(session->reports(), batch)) values.push_back(reportValue(report));
   session->dropReports(batch);
-  session->dropReports(batch);
   return toJs(values);
 }
 

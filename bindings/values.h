@@ -65,21 +65,20 @@ struct HashesValue {
 };
 LEGO_VALUE(HashesValue, areWritten, dataBegin, modelAt, legacyAt, legacyHeader)
 
-/// As Footprint.
+/// As Footprint. `readSlots`: slots of batches that are read while others are worked on.
 struct FootprintValue {
-  uint32_t threads = 1, slots = 1, readBuffers = 0, lanes = 1, shards = 1;
-  double batchBytes = 0, memoryBytes = 0;
+  uint32_t threads = 1, readSlots = 0, readBuffers = 0, lanes = 1, shards = 1;
+  double memoryBytes = 0;
 };
-LEGO_VALUE(FootprintValue, threads, slots, readBuffers, lanes, shards, batchBytes, memoryBytes)
+LEGO_VALUE(FootprintValue, threads, readSlots, readBuffers, lanes, shards, memoryBytes)
 
 inline Footprint footprintOf(const FootprintValue& value) {
-  return {value.threads,
-          value.slots,
-          value.readBuffers,
-          value.lanes,
-          value.shards,
-          static_cast<uint64_t>(value.batchBytes),
-          static_cast<uint64_t>(value.memoryBytes)};
+  return {.threads = value.threads,
+          .slots = Footprint::batchesInWork(value.threads) + value.readSlots,
+          .readBuffers = value.readBuffers,
+          .lanes = value.lanes,
+          .shards = value.shards,
+          .memoryBytes = static_cast<uint64_t>(value.memoryBytes)};
 }
 
 struct OpenValue {

@@ -99,7 +99,7 @@ function open(core, { start, values, size, config }, number) {
 }
 
 function planOf(core, adapters, { name: method, options }) {
-  core.openSession({ threads: 1, slots: 1, readBuffers: 2, lanes: 1, shards: 1, batchBytes: 0, memoryBytes: 0 }, false)
+  core.openSession({ threads: 1, readSlots: 0, readBuffers: 2, lanes: 1, shards: 1, memoryBytes: 0 }, false)
   adapters.forEach((adapter, number) => open(core, adapter, number))
   const plan = core.makePlan({
     method, weights: adapters.map(() => 1), moduleWeights: [], rank: 0, rankRule: 'fixed', rankValue: 0, moduleRanks: [], seed: 0, scale: 1, dtype: 'same', format: 'same',

@@ -19,13 +19,17 @@ struct Footprint {
   uint64_t batchBytes = 0;   ///< factor bytes of a batch, unless one module has more; 0: what suits
   uint64_t memoryBytes = 0;  ///< what all of this may take; 0: no limit
 
-  /// The same with fewer threads, and with as many fewer batches to keep them busy; a thread alone needs one.
-  /// The others help where a group is large.
+  /// Batches that are started at a time. The thread that hands them out works, too, and starts nothing
+  /// meanwhile: there must be a batch for each of the others that ends its own in that time, and a batch may
+  /// be a single module.
+  static constexpr size_t batchesInWork(size_t threads) { return threads > 1 ? threads + 1 : 1; }
+
+  /// The same with fewer threads and as many batches as these need. The others help where a group is large.
   Footprint withFewerThreads(size_t fewer) const {
     Footprint result = *this;
     result.threads = fewer;
     result.helpers += threads - fewer;
-    result.slots -= std::min(slots - 1, threads - fewer + (fewer == 1 ? 1 : 0));
+    result.slots -= std::min(slots - 1, batchesInWork(threads) - batchesInWork(fewer));
     return result;
   }
 

@@ -20,25 +20,18 @@ export interface CoreUse {
   readonly shards: number
 }
 
-/**
- * Batches that are started at a time. The thread that runs this works, too, and starts nothing meanwhile: there must be a
- * batch for each of the others that ends its own in that time, and a batch may be a single module.
- */
-const depthOf = (threads: number): number => (threads > 1 ? threads + 1 : 1)
-
-/** What is read directly needs a place of its own. */
-const directSlots = ({ isDirect }: CoreUse): number => (isDirect ? 1 : 0)
+/** What is read directly needs a place of its own in the core. */
+const readSlots = ({ isDirect }: CoreUse): number => (isDirect ? 1 : 0)
 
 export function footprintOf(use: CoreUse): FootprintValue {
   const { threads, isDirect, lanes, memory, shards } = use
   return {
     threads,
-    slots: depthOf(threads) + directSlots(use),
+    readSlots: readSlots(use),
     // One that is read, and one that the collector has not taken yet.
     readBuffers: isDirect ? 0 : 2,
     lanes,
     shards,
-    batchBytes: 0,
     memoryBytes: memory,
   }
 }
@@ -85,7 +78,7 @@ export class BatchRunner {
     this.#sources = sources
     this.#batches = batches
     this.#slots = slots
-    this.#depth = slots - directSlots(use)
+    this.#depth = slots - readSlots(use)
     this.#isDirect = use.isDirect
     const largest = Math.max(0, ...batches.map(batch => batch.inputBytes))
     this.bufferBytes = footprintOf(use).readBuffers * largest
