@@ -61,9 +61,8 @@ uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
     if (std::holds_alternative<EntryMethod>(plan.method->run))
       entries = std::max(entries, entryBytes(module));
   }
-  // Two Gram matrices, their scaled sum, its sorted copy, and as much again for factorisations; in the core
-  // space also one matrix for each adapter, twice while they are thinned out.
-  uint64_t matrices = 8 * units * units;
+  // In the core space there is also one matrix for each adapter, twice while they are thinned out.
+  uint64_t matrices = plan.method->matrices * units * units;
   if (std::holds_alternative<CoreMethod>(plan.method->run)) {
     size_t adapters = 0;
     for (const size_t m : group.modules) adapters = std::max(adapters, plan.modules[m].sources.size());

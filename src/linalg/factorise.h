@@ -34,7 +34,7 @@ struct GramRoot {
   Matrix inverse;      ///< m x n: basis vector d is the sum over units u of inverse(d, u) times unit u
   double largest = 0;  ///< at least the largest singular value of the units, at most sqrt(n) times it
 
-  size_t size() const { return root.rows(); }
+  size_t size() const { return inverse.rows(); }
 };
 
 /// The basis of principal directions, the heaviest first. Directions below the rounding of the Gram matrix

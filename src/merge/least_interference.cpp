@@ -14,7 +14,7 @@ namespace {
 /// The solution T, seen through the metric that its error is measured in: with H = R^T R, |X|^2 there is
 /// |X R^T|^2, as it is with the symmetric square root, at a tenth of the cost.
 struct Solution {
-  GramRoot a, b;     // bases of the group's a_u and of the module's b_u
+  GramRoot a, b;     // bases of the group's a_u and of the module's b_u; their roots end with the equation
   Matrix whitened;   // T R^T: b.size() x a.size()
   Matrix inverse;    // transposed inverse of R
   double mean = 0;   // eigenvalue of sum of w_i S_i, over the inputs' basis
@@ -48,49 +48,76 @@ std::vector<double> priorShares(const UnitPool& pool, bool isMean) {
   return counted;
 }
 
-/// Empty where the adapters do nothing here.
-Result<std::optional<Solution>> solve(const UnitPool& pool, const Options& options) {
-  const InputGroup alone =
-      pool.inputs ? InputGroup{} : groupOfOne(pool, options.choice("covariance") == "unit");
-  const InputGroup& group = pool.inputs ? *pool.inputs : alone;
-  const std::vector<uint32_t>& owner = pool.inputs ? pool.groupOwner : pool.owner;
-  const size_t n = pool.size(), g = owner.size(), own = pool.firstInGroup;
-  Solution solution{triangularRoot(group.gramA), triangularRoot(pool.gramB), {}, {}, 0, 0};
-  const size_t inputs = solution.a.size(), outputs = solution.b.size();
-  if (inputs == 0 || outputs == 0) return std::optional<Solution>();
+/// What the solution solves, in the bases' coordinates: T H = right.
+struct Equation {
+  Matrix h, right;
+};
 
-  // On the group's units, sum of w_i S_i has the coefficients `covariance`, and sum of w_i D_i S_i, on the
-  // module's units and the group's, `response`: D_i S_i = sum over u of i here, l and v of i anywhere, of
-  // b_u <a_u, a_l> within(l, v) a_v^T.
-  Matrix covariance(g, g), meeting(n, g);
-  for (size_t v = 0; v < g; ++v) {
-    if (owner[v] == UnitPool::kNobody) continue;
-    for (size_t l = 0; l < g; ++l) covariance(l, v) = pool.weights[owner[v]] * group.within(l, v);
-    for (size_t u = 0; u < n; ++u) meeting(u, v) = owner[v] == pool.owner[u] ? group.gramA(own + u, v) : 0;
+/// sum of w_i S_i and sum of w_i D_i S_i. On the group's units the first has the coefficients `covariance`,
+/// the second, on the module's units and the group's, `response`: D_i S_i = sum over u of i here, l and v of
+/// i anywhere, of b_u <a_u, a_l> within(l, v) a_v^T.
+Equation equationOf(const UnitPool& pool, bool unitCovariance, const Solution& solution) {
+  Matrix covariance, response;
+  {
+    const InputGroup alone = pool.inputs ? InputGroup{} : groupOfOne(pool, unitCovariance);
+    const InputGroup& group = pool.inputs ? *pool.inputs : alone;
+    const std::vector<uint32_t>& owner = pool.inputs ? pool.groupOwner : pool.owner;
+    const size_t n = pool.size(), g = owner.size(), own = pool.firstInGroup;
+    covariance = Matrix(g, g);
+    Matrix meeting(n, g);
+    for (size_t v = 0; v < g; ++v) {
+      if (owner[v] == UnitPool::kNobody) continue;
+      for (size_t l = 0; l < g; ++l) covariance(l, v) = pool.weights[owner[v]] * group.within(l, v);
+      for (size_t u = 0; u < n; ++u) meeting(u, v) = owner[v] == pool.owner[u] ? group.gramA(own + u, v) : 0;
+    }
+    response = multiply(meeting, covariance);
   }
-  const Matrix response = multiply(meeting, covariance);
-  Matrix h = sandwich(solution.a.root, covariance, solution.a.root);
-  Matrix t = sandwich(solution.b.root, response, solution.a.root);
-  double trace = 0;
-  for (size_t j = 0; j < inputs; ++j) trace += h(j, j);
-  if (trace <= 0) return std::optional<Solution>();
-  solution.mean = trace / static_cast<double>(inputs);
-  const double pull = options.number("eps") * solution.mean;
-  const std::vector<double> shares = priorShares(pool, options.choice("prior") == "mean");
+  Equation equation{sandwich(solution.a.root, covariance, solution.a.root), {}};
+  covariance = {};
+  equation.right = sandwich(solution.b.root, response, solution.a.root);
+  return equation;
+}
 
-  Matrix ownRoot(inputs, n);
-  for (size_t j = 0; j < inputs; ++j) {
+/// Adds the pull towards D, the sum of the deltas, each times its share: to all of H's eigenvalues, and on
+/// the right.
+void addPrior(const UnitPool& pool, double pull, bool isMean, const Solution& solution, Equation& equation) {
+  const std::vector<double> shares = priorShares(pool, isMean);
+  const size_t n = pool.size(), own = pool.firstInGroup;
+  Matrix ownRoot(solution.a.size(), n);
+  for (size_t j = 0; j < ownRoot.rows(); ++j) {
     for (size_t u = 0; u < n; ++u) ownRoot(j, u) = pull * shares[pool.owner[u]] * solution.a.root(j, own + u);
   }
   const Matrix prior = multiplyTransposed(solution.b.root, ownRoot);
-  for (size_t j = 0; j < inputs; ++j) {
-    h(j, j) += pull;
-    for (size_t i = 0; i < outputs; ++i) t(i, j) += prior(i, j);
+  for (size_t j = 0; j < prior.columns(); ++j) {
+    equation.h(j, j) += pull;
+    for (size_t i = 0; i < prior.rows(); ++i) equation.right(i, j) += prior(i, j);
   }
+}
 
-  // T R^T = t h^-1 R^T = t R^-1. All eigenvalues of h are at least `pull`, so that none is below rounding.
-  solution.inverse = triangularRoot(h).inverse;
-  solution.whitened = multiplyTransposed(t, solution.inverse);
+/// Empty where the adapters do nothing here. Matrices are as large as the Gram matrices, and each ends as
+/// soon as it can: MethodInfo::matrices counts them.
+Result<std::optional<Solution>> solve(const UnitPool& pool, const Options& options) {
+  const bool unitCovariance = options.choice("covariance") == "unit";
+  const InputGroup* const inputs = pool.inputs;
+  Solution solution{
+      triangularRoot(inputs ? inputs->gramA : pool.gramA), triangularRoot(pool.gramB), {}, {}, 0, 0};
+  if (solution.a.size() == 0 || solution.b.size() == 0) return std::optional<Solution>();
+
+  Equation equation = equationOf(pool, unitCovariance, solution);
+  double trace = 0;
+  for (size_t j = 0; j < solution.a.size(); ++j) trace += equation.h(j, j);
+  if (trace <= 0) return std::optional<Solution>();
+  solution.mean = trace / static_cast<double>(solution.a.size());
+  addPrior(pool, options.number("eps") * solution.mean, options.choice("prior") == "mean", solution,
+           equation);
+
+  // T R^T = right h^-1 R^T = right R^-1. All eigenvalues of h are at least `pull`, so that none is below
+  // rounding.
+  const size_t g = pool.inputs ? pool.groupOwner.size() : pool.size();
+  solution.a.root = solution.b.root = {};
+  solution.inverse = triangularRoot(equation.h).inverse;
+  equation.h = {};
+  solution.whitened = multiplyTransposed(equation.right, solution.inverse);
   solution.noise = roundingShare(g) * solution.a.largest * solution.b.largest * std::sqrt(trace);
   return std::optional(std::move(solution));
 }

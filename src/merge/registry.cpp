@@ -147,6 +147,7 @@ const MethodInfo kMethods[] = {
          "Keeps what each adapter does on the inputs that it works on, and disturbs the others least."),
      .source = LEGO_HELP("RegMean, arXiv 2212.09849, with each adapter's row space in place of activations"),
      .takesNegativeWeights = false,
+     .matrices = 11,
      .options = kLeastInterferenceOptions,
      .run = mergeLeastInterference,
      .energies = leastInterferenceEnergies},

@@ -48,6 +48,8 @@ struct MethodInfo {
   size_t mostAdapters = SIZE_MAX;
   bool reshapes = false;  ///< an adapter alone does not come back, by design
   MethodPrecision precision = MethodPrecision::Double;
+  /// P x P matrices in binary64 that are there at a time: two Gram matrices, and what is made of them.
+  size_t matrices = 8;
   std::span<const OptionInfo> options = {};
   std::variant<UnitMethod, CoreMethod, EntryMethod> run;
   RankEnergies energies = nullptr;  ///< of unit methods that can choose a rank; core methods all can
