@@ -196,6 +196,7 @@ const tables = {
       ['7 adapters of rank 16, Llama-2-7B', { modules: models['llama-2-7b'].modules }],
       ['64 adapters of rank 16, 24 modules of 4096 x 4096', { modules: square(24, 4096), adapters: 64 }],
       ['7 adapters of rank 64, 28 modules of 4096 x 4096, svd', { modules: square(28, 4096), rank: 64, mergedRank: 64, method: 'svd' }],
+      ['200 adapters of rank 16, one module of 4096 x 4096', { modules: square(1, 4096), adapters: 200 }],
     ]) {
       const of = async workers => step(`${title}: ${JSON.stringify(workers)}`, () => measure({ ...settings, workers }))
       const [one, threads, lane, lanes] = [await of({ threads: 1 }), await of({ threads: 2 }), await of({ lanes: 1 }), await of({ lanes: 2 })]

@@ -56,3 +56,18 @@ it.each([
   expect(totals.memoryBytes).toBeGreaterThan(0.7 * plan.peakBytes)
   console.log(`${method}, ${threads} threads: peak resident memory ${(peak / 1e6).toFixed(0)} MB, counted ${(totals.memoryBytes / 1e6).toFixed(0)} MB of ${(plan.peakBytes / 1e6).toFixed(0)} MB`)
 })
+
+// Matrices of units by units are most of it.
+it.each(['lego', 'svd', 'least_interference', 'ties'] as const)('keeps the promise where one module has 768 units, merged by %s', async method => {
+  const { createMerger } = await import('lora-lego')
+  const modules: [string, [number, number]][] = [['base_model.model.model.layers.0.self_attn.q_proj', [1024, 1024]]]
+  const { paths: inputs } = await makeAdapters(join(folder, 'pool'), { modules, adapters: 48 })
+  const merger = createMerger({ threads: 2 })
+  try {
+    const { peakBytes } = await merger.plan(inputs, { method, rank: 16 })
+    const { report } = await merger.merge(inputs, { method, rank: 16 })
+    expect(report.totals.memoryBytes).toBeLessThan(1.1 * peakBytes)
+  } finally {
+    await merger.close()
+  }
+})
