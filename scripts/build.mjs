@@ -59,8 +59,12 @@ async function generate(toolchain) {
     if (!module.equals(await readFile(from('node', '.wasm')))) throw new Error(`${name}.wasm differs between browser and Node: the package carries one for both`)
   }
   const builds = Object.fromEntries(variants.map(variant => [variant, join(project, `build/wasm-${variant}/bindings/node`)]))
-  const methods = tables.methods.map(({ name, options }) => ({ name, options: options.map(option => ({ name: option.name, default: defaultOf(option) })) }))
-  await splitModules(toolchain, builds, methods, generated)
+  const recipes = tables.methods.map(({ name, rank, options }) => ({
+    method: name,
+    rank: rank === 'up to units' ? 8 : 0,
+    options: options.map(option => ({ name: option.name, value: defaultOf(option) })),
+  }))
+  await splitModules(toolchain, builds, recipes, generated)
   await writeFile(join(generated, 'registry.ts'), await registryOf(tables))
   const hashes = join(project, 'node_modules/@noble/hashes')
   await mkdir(join(generated, 'noble-hashes'))

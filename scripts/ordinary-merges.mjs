@@ -98,12 +98,13 @@ function open(core, { start, values, size, config }, number) {
   core.adapter()
 }
 
-function planOf(core, adapters, { name: method, options }) {
+/** `recipe`: fields that differ from what is used where nobody says. */
+function planOf(core, adapters, recipe) {
   core.openSession({ threads: 1, readSlots: 0, readBuffers: 2, lanes: 1, shards: 1, memoryBytes: 0 }, false)
   adapters.forEach((adapter, number) => open(core, adapter, number))
   const plan = core.makePlan({
-    method, weights: adapters.map(() => 1), moduleWeights: [], rank: 0, rankRule: 'fixed', rankValue: 0, moduleRanks: [], seed: 0, scale: 1, dtype: 'same', format: 'same',
-    onnxNameA: '', onnxNameB: '', onnxMatMul: false, metadata: true, inputHashes: [], keepScales: false, policies: [], options,
+    weights: adapters.map(() => 1), moduleWeights: [], rank: 0, rankRule: 'fixed', rankValue: 0, moduleRanks: [], seed: 0, scale: 1, dtype: 'same', format: 'same',
+    onnxNameA: '', onnxNameB: '', onnxMatMul: false, metadata: true, inputHashes: [], keepScales: false, policies: [], options: [], ...recipe,
   })
   check(plan.error)
   core.outputHeader()
@@ -111,8 +112,8 @@ function planOf(core, adapters, { name: method, options }) {
 }
 
 /** As the library does (web/lib/run.ts), with files in memory. */
-function merge(core, adapters, method) {
-  const plan = planOf(core, adapters, method)
+function merge(core, adapters, recipe) {
+  const plan = planOf(core, adapters, recipe)
   core.threads()
   core.cancelAddress()
   plan.batches.forEach((batch, number) => {
@@ -130,8 +131,8 @@ function merge(core, adapters, method) {
   core.closeSession()
 }
 
-/** Merges with `methods`, whose options say their defaults as text, in the core of `glue`, a path. Returns its exports. */
-export async function runOrdinaryMerges(glue, methods) {
+/** Merges by `recipes`, which say what is usually left out, in the core of `glue`, a path. Returns its exports. */
+export async function runOrdinaryMerges(glue, recipes) {
   // The glue keeps them to itself.
   const { instantiate } = WebAssembly
   let exported
@@ -144,13 +145,13 @@ export async function runOrdinaryMerges(glue, methods) {
     const { default: createCore } = await import(pathToFileURL(glue).href)
     const core = await createCore()
     const adaptersOf = (format, dtype, size) => [1, 2, 3].map(seed => adapterOf(format, dtype, size, seed))
-    for (const { name, options } of methods) {
+    for (const recipe of recipes) {
       for (const format of Object.keys(formats)) {
-        for (const dtype of Object.keys(dtypes)) merge(core, adaptersOf(format, dtype, small), { name, options: [] })
+        for (const dtype of Object.keys(dtypes)) merge(core, adaptersOf(format, dtype, small), { method: recipe.method })
       }
-      const asGiven = { name, options: options.map(option => ({ name: option.name, value: option.default })) }
-      merge(core, adaptersOf('peft', 'BF16', medium), asGiven)
-      planOf(core, adaptersOf('peft', 'BF16', large), asGiven)
+      const full = { ...recipe, weights: [1, 0.5, 0.7] }
+      merge(core, adaptersOf('peft', 'BF16', medium), full)
+      planOf(core, adaptersOf('peft', 'BF16', large), full)
       core.closeSession()
     }
   } finally {

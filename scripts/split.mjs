@@ -17,6 +17,9 @@ const lines = output => output.split('\n').filter(line => line !== '')
 // The optimiser's own functions go by their numbers, which mean nothing to another module.
 const isUnnamed = name => /^\d+$/.test(name)
 
+// Both variants have them, and only one calls them.
+const isForThreads = name => /thread|mutex|condition_variable/i.test(name)
+
 /** A Binaryen program's output. */
 const binaryen = async (toolchain, program, ...args) => {
   const root = (await toolchain.run('em-config', ['BINARYEN_ROOT'], { quiet: true })).trim()
@@ -29,12 +32,12 @@ const namesOf = output => lines(output).map(line => line.slice(line.indexOf(':')
 /** Names of a module's functions in their order, as wasm-split spells them. */
 const namesIn = async (toolchain, wasm) => namesOf(await binaryen(toolchain, 'wasm-opt', wasm, '--print-function-map'))
 
-/** Names of the functions that merges with `methods` call in `single`, a folder's core-single.mjs and core-single.wasm. */
-async function calledNames(toolchain, single, methods) {
+/** Names of the functions that merges by `recipes` call in `single`, a folder's core-single.mjs and core-single.wasm. */
+async function calledNames(toolchain, single, recipes) {
   const [glue, wasm] = ['core-single.mjs', 'core-single.wasm'].map(name => join(folder, name))
   await cp(join(single, 'core-single.mjs'), glue)
   await binaryen(toolchain, 'wasm-split', '--instrument', join(single, 'core-single.wasm'), '-o', wasm)
-  const { __write_profile: writeProfile, ...exported } = await runOrdinaryMerges(glue, methods)
+  const { __write_profile: writeProfile, ...exported } = await runOrdinaryMerges(glue, recipes)
   const memory = Object.values(exported).find(value => value instanceof WebAssembly.Memory)
   const size = writeProfile(0, 0)
   const at = memory.grow(Math.ceil(size / 65536)) * 65536
@@ -56,21 +59,21 @@ async function takeOut(toolchain, wasm, kept, { namespace, part, rest }) {
 }
 
 /**
- * `builds`: by variant the folder with its module; functions must have their names. `methods`: merge methods by name, and
- * the defaults of their options as text. Writes the parts of each to `output`.
+ * `builds`: by variant the folder with its module; functions must have their names. `recipes`: one for each
+ * merge method. Writes the parts of each to `output`.
  * One profile serves both variants: what only the one with threads has starts and ends them, and is kept.
  */
-export async function splitModules(toolchain, builds, methods, output) {
+export async function splitModules(toolchain, builds, recipes, output) {
   await mkdir(folder, { recursive: true })
   const called = {}
   for (const [part, names] of Object.entries(methodsOfParts)) {
-    called[part] = await calledNames(toolchain, builds.single, methods.filter(({ name }) => names.includes(name)))
+    called[part] = await calledNames(toolchain, builds.single, recipes.filter(({ method }) => names.includes(method)))
   }
   const known = new Set(await namesIn(toolchain, join(builds.single, 'core-single.wasm')))
   for (const [variant, from] of Object.entries(builds)) {
     const name = `core-${variant}`
     const whole = join(from, `${name}.wasm`)
-    const own = variant === 'single' ? [] : (await namesIn(toolchain, whole)).filter(given => !known.has(given) || isUnnamed(given))
+    const own = variant === 'single' ? [] : (await namesIn(toolchain, whole)).filter(given => !known.has(given) || isUnnamed(given) || isForThreads(given))
     const first = [...called.first, ...own]
     const wasm = part => join(output, [name, part, 'wasm'].join('.'))
     const both = join(folder, `${name}.wasm`)
