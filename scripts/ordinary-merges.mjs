@@ -1,10 +1,13 @@
-// What scripts/split.mjs watches a core do: all that merges with these methods call, of adapters as most people have them,
-// is where it is said here.
+// What scripts/split.mjs watches a core do: merges of adapters as most people have them. All functions that these call are in
+// the part of the core that `methodsOfParts` says, or in one before it.
 
 import { pathToFileURL } from 'node:url'
 import { SetupError } from './say.mjs'
 
-/** Modules of an adapter, how wide and high each is, and its rank. Small ones are square, so that one can feed another, and have remains beside each kernel's blocks. */
+/**
+ * Modules of an adapter, how wide and high each is, and its rank. Small ones are square, so that one can feed another, and
+ * have remains beside each kernel's blocks.
+ */
 const small = { modules: 8, width: 203, height: 203, rank: 12 }
 const medium = { modules: 8, width: 1100, height: 1030, rank: 24 }
 /** More bytes than 32 bits can count. Only planned. */
@@ -52,9 +55,7 @@ function randomValues(count, seed) {
   })
 }
 
-/**
- * A safetensors file: its size, its header, and its values, unless there are too many. `seed`: other weights.
- */
+/** A safetensors file: its size, its first bytes, and its values, unless there are too many. `seed`: other weights. */
 function adapterOf(format, dtype, { modules, width, height, rank }, seed) {
   const { modules: modulesOf, factors, alpha } = formats[format]
   const { size, pack } = dtypes[dtype]

@@ -48,7 +48,10 @@ async function calledNames(toolchain, single, recipes) {
   return lines(printed).filter(line => line.startsWith('+ ')).map(line => line.slice(2))
 }
 
-/** Splits `wasm` into `rest`, with the functions named in `kept`, and `part`. All are paths. Returns what `rest` now calls the functions that it keeps. */
+/**
+ * Splits `wasm` into `rest`, with the functions named in `kept`, and `part`. All are paths. Returns what `rest` now calls the
+ * functions that it keeps.
+ */
 async function takeOut(toolchain, wasm, kept, { namespace, part, rest }) {
   const list = join(folder, 'kept')
   await writeFile(list, kept.join('\n'))
@@ -59,9 +62,9 @@ async function takeOut(toolchain, wasm, kept, { namespace, part, rest }) {
 }
 
 /**
- * `builds`: by variant the folder with its module; functions must have their names. `recipes`: one for each
- * merge method. Writes the parts of each to `output`.
- * One profile serves both variants: what only the one with threads has starts and ends them, and is kept.
+ * `builds`: by variant the folder with its module; functions must have their names. `recipes`: one for each merge method.
+ * Writes the parts of each module to `output`. One profile serves both variants: what only the one with threads has, or
+ * calls, starts them and waits for them, and is kept.
  */
 export async function splitModules(toolchain, builds, recipes, output) {
   await mkdir(folder, { recursive: true })

@@ -160,6 +160,7 @@ struct Float8 {
   static constexpr int kMantissaBits = kIsE5 ? 2 : 3;
   /// To the exponent, from a bias of 15 or 7 to one of 127.
   static constexpr uint32_t kBias = (kIsE5 ? 127 - 15 : 127 - 7) << 7;
+  /// Magnitudes above the first are infinite or NaN, above the second NaN.
   static constexpr uint8_t kLargestFinite = kIsE5 ? 0x7B : 0x7E, kLastNumber = kIsE5 ? 0x7C : 0x7E;
 
   /// What the upper, or lower, byte of the bfloat16 of each magnitude below 16 lacks.
