@@ -1,28 +1,17 @@
 // How the build with threads is started.
 
-import type { CorePart } from './generated/registry.js'
-
 const page = 65536
-
-/** Where each part is. */
-type CoreParts = Readonly<Record<CorePart, string>>
 
 /** What the glue of core-threads takes. */
 export interface ThreadSettings {
   readonly pthreadPoolSize: number
   readonly pthreadScript: URL
-  readonly parts: CoreParts
   readonly wasmMemory: WebAssembly.Memory
 }
 
-/**
- * `script`: address of the glue itself, which each further thread loads. Threads read those of the parts behind it
- * (bindings/deferred.js.in).
- */
-export function threadSettings(threads: number, script: URL, parts: CoreParts): ThreadSettings {
-  const pthreadScript = new URL(script)
-  pthreadScript.hash = new URLSearchParams({ ...parts }).toString()
-  return { pthreadPoolSize: threads - 1, pthreadScript, parts, wasmMemory: largestMemory() }
+/** `script`: address of the glue itself, which each further thread loads. */
+export function threadSettings(threads: number, script: URL): ThreadSettings {
+  return { pthreadPoolSize: threads - 1, pthreadScript: script, wasmMemory: largestMemory() }
 }
 
 /**
