@@ -28,8 +28,9 @@ LEGO_KERNEL uint32_t widenBlock(DType dtype, const std::byte* source, size_t cou
     Format::widen(elements, values);
     for (size_t v = 0; v < n / 4; ++v) values[v].store_unaligned(target + i + 4 * v);
   }
-  toFloatRef(dtype, source + i * sizeof(typename Format::Element), count - i, target + i);
   const uint32_t bits = Format::magnitudeBits(largestOf(largest));
+  if (bits >= kInfinity) i = 0;
+  toFloatRef(dtype, source + i * sizeof(typename Format::Element), count - i, target + i);
   return std::max(bits, maxMagnitudeBitsRef(target + i, count - i));
 }
 
@@ -61,10 +62,14 @@ LEGO_KERNEL uint32_t narrowBlock(DType dtype, const float* source, size_t count,
     }
     store(Format::narrow(values), target + i * sizeof(typename Format::Element));
   }
-  float rest[n] = {};
-  for (size_t r = 0; i + r < count; ++r) rest[r] = source[i + r] * factor;
-  fromFloatRef(dtype, rest, count - i, target + i * sizeof(typename Format::Element));
-  return std::max(largestOf(largest), maxMagnitudeBitsRef(rest, count - i));
+  uint32_t bits = largestOf(largest);
+  if (bits >= overflowBits(dtype)) i = 0;
+  for (; i < count; ++i) {
+    const float value = source[i] * factor;
+    fromFloatRef(dtype, &value, 1, target + i * sizeof(typename Format::Element));
+    bits = std::max(bits, maxMagnitudeBitsRef(&value, 1));
+  }
+  return bits;
 }
 
 LEGO_KERNEL uint32_t scaleBlock(const float* source, size_t count, float factor, float* target) {

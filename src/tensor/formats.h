@@ -25,37 +25,23 @@ inline void store(U32x4 elements, std::byte* target) {
 
 inline constexpr uint32_t kMagnitude = 0x7FFFFFFFu, kInfinity = 0x7F800000u;
 
-/// binary16 in the upper half of each element to binary32 (method of Maratyszcza's FP16 library, MIT): the
-/// half's exponent and mantissa are put into place and rescaled by a multiplication; subnormals go through
-/// the magic number 0.5, whose last mantissa bit weighs 2^-24.
-inline F32x4 halfBitsToFloat(U32x4 w) {
-  const U32x4 magnitude = w & U32x4(kMagnitude);
-  const F32x4 normal = asFloat((magnitude >> 3) + U32x4(0xE0u << 23)) * F32x4(0x1p-112f);
-  const F32x4 subnormal = asFloat((magnitude >> 16) | U32x4(126u << 23)) - F32x4(0.5f);
-  constexpr uint32_t kLastSubnormal = (1u << 26) - 1;
-  return asFloat((w ^ magnitude) |
-                 simd::whereGreater(magnitude, U32x4(kLastSubnormal), asBits(normal), asBits(subnormal)));
-}
-
-/// binary32 to binary16 in the lower half of each element (same source): the two multiplications overflow
-/// what rounds to infinity; adding a power of two chosen by the exponent rounds at the right bit.
+/// binary32 to binary16 in the lower half of each element (after Maratyszcza's FP16 library, MIT): adding a
+/// power of two chosen by the exponent rounds at the right bit. The other number's exponent is made larger by
+/// two, so that the sum's has the right one in its last five bits.
 inline U32x4 floatToHalfBits(F32x4 values) {
   const U32x4 w = asBits(values);
   const U32x4 magnitude = w & U32x4(kMagnitude);
   const auto exponent = xsimd::bitwise_cast<int32_t>(magnitude & U32x4(kInfinity));
-  const auto atLeast = simd::larger(exponent, I32x4(113 << 23));
-  F32x4 base = (asFloat(magnitude) * F32x4(0x1p+112f)) * F32x4(0x1p-110f);
-  base = asFloat(xsimd::bitwise_cast<uint32_t>(atLeast) + U32x4(15u << 23)) + base;
-  const U32x4 bits = asBits(base);
+  const auto atLeast = xsimd::bitwise_cast<uint32_t>(simd::larger(exponent, I32x4(113 << 23)));
+  const U32x4 bits = asBits(asFloat(atLeast + U32x4(15u << 23)) + asFloat(magnitude + U32x4(2u << 23)));
   const U32x4 rounded = ((bits >> 13) & U32x4(0x7C00u)) + (bits & U32x4(0x0FFFu));
-  return ((w ^ magnitude) >> 16) | simd::whereGreater(magnitude, U32x4(kInfinity), U32x4(0x7E00u), rounded);
+  return ((w ^ magnitude) >> 16) | rounded;
 }
 
 /// Round to nearest even as floatToBfloat does, in the upper half of each element; the lower is not zero.
 inline U32x4 floatToBfloatBits(F32x4 values) {
   const U32x4 w = asBits(values);
-  const U32x4 rounded = w + U32x4(0x7FFFu) + ((w >> 16) & U32x4(1u));
-  return simd::whereGreater(w & U32x4(kMagnitude), U32x4(kInfinity), w | U32x4(0x400000u), rounded);
+  return w + U32x4(0x7FFFu) + ((w >> 16) & U32x4(1u));
 }
 
 /// The largest of some magnitudes.
@@ -71,10 +57,12 @@ auto largestOf(Magnitudes magnitudes) {
 // - kElements, those in 16 bytes;
 // - Magnitudes, the elements of a register without their signs, which are ordered as the numbers are (what is
 //   not finite comes last), and magnitudeBits(), one of them as maxMagnitudeBits tells it;
-// - widen(): 16 bytes to their elements in order;
+// - widen(): 16 bytes to their elements in order, of which those that are not finite may come out wrong: the
+//   magnitudes tell that there are any, and the kernels' callers do them again;
 // - split(): four elements to each of kElements / 4 ... of a register in which four rows have traded places:
 //   lane r holds the elements of row r, out[e] is to hold element e of all four rows;
-// - join(), where it can be written: the way back of split; narrow(), that of widen.
+// - join(), where it can be written: the way back of split; narrow(), that of widen; wrong where there is a
+//   magnitude of overflowBits or more.
 
 struct Single {
   using Element = uint32_t;
@@ -126,13 +114,38 @@ struct Bfloat : Upper16 {
 
 struct Half : Upper16 {
   static uint32_t magnitudeBits(Element magnitude) { return std::bit_cast<uint32_t>(halfToFloat(magnitude)); }
+
+  /// Puts a magnitude's exponent and mantissa into their places in a binary32, by a multiplication.
+  static constexpr int16_t kIntoPlace = 1 << 13;
+  /// What the exponent lacks then, from a bias of 15 to one of 127.
+  static constexpr int32_t kBias = 112 << 23;
+  /// The values of magnitudes in their places, their exponents set right, with signs. A subnormal magnitude m
+  /// stands for 2^-14 m / 2^10 and has become 2^-15 (1 + m / 2^10), from which twice that less 2^-14 makes it
+  /// again, exactly. Of any other this makes what is not smaller, so the smaller of both is right.
+  static F32x4 valueOf(I32x4 magnitude, U32x4 sign) {
+    const auto value = xsimd::bitwise_cast<float>(magnitude);
+    const auto subnormal = xsimd::bitwise_cast<int32_t>(value + value - F32x4(0x1p-14f));
+    return asFloat(xsimd::bitwise_cast<uint32_t>(simd::smaller(magnitude, subnormal)) | sign);
+  }
+  static U32x4 signs(U32x4 elements, Magnitudes magnitude) {
+    return elements ^ xsimd::bitwise_cast<uint32_t>(magnitude);
+  }
   static void widen(U32x4 elements, F32x4* out) {
-    out[0] = halfBitsToFloat(upper(elements, false));
-    out[1] = halfBitsToFloat(upper(elements, true));
+    const Magnitudes magnitude = magnitudes(elements);
+    const U32x4 sign = signs(elements, magnitude);
+    // Beside each magnitude a number whose product is the bias.
+    const Magnitudes beside(static_cast<int16_t>(kBias / INT16_MIN));
+    const auto factors = simd::pairs(kIntoPlace, INT16_MIN);
+    out[0] = valueOf(simd::productSums(xsimd::zip_lo(magnitude, beside), factors), upper(sign, false));
+    out[1] = valueOf(simd::productSums(xsimd::zip_hi(magnitude, beside), factors), upper(sign, true));
   }
   static void split(U32x4 elements, F32x4* out) {
-    out[0] = halfBitsToFloat(elements << 16);
-    out[1] = halfBitsToFloat(elements & U32x4(0xFFFF0000u));
+    const Magnitudes magnitude = magnitudes(elements);
+    const U32x4 sign = signs(elements, magnitude);
+    const I32x4 even = simd::productSums(magnitude, simd::pairs(kIntoPlace, 0));
+    const I32x4 odd = simd::productSums(magnitude, simd::pairs(0, kIntoPlace));
+    out[0] = valueOf(even + I32x4(kBias), sign << 16);
+    out[1] = valueOf(odd + I32x4(kBias), sign & U32x4(0x80000000u));
   }
   static U32x4 narrow(const F32x4* in) {
     return simd::lowerHalves(floatToHalfBits(in[0]), floatToHalfBits(in[1]));
@@ -160,8 +173,6 @@ struct Float8 {
   static constexpr int kMantissaBits = kIsE5 ? 2 : 3;
   /// To the exponent, from a bias of 15 or 7 to one of 127.
   static constexpr uint32_t kBias = (kIsE5 ? 127 - 15 : 127 - 7) << 7;
-  /// Magnitudes above the first are infinite or NaN, above the second NaN.
-  static constexpr uint8_t kLargestFinite = kIsE5 ? 0x7B : 0x7E, kLastNumber = kIsE5 ? 0x7C : 0x7E;
 
   /// What the upper, or lower, byte of the bfloat16 of each magnitude below 16 lacks.
   struct Corrections {
@@ -186,15 +197,11 @@ struct Float8 {
   static Bytes toBfloat(U32x4 elements) {
     const U8x16 magnitude = magnitudes(elements);
     const auto sign = xsimd::bitwise_cast<uint8_t>(elements & U32x4(0x80808080u));
-    const auto constant = [](uint32_t byte) { return U8x16(static_cast<uint8_t>(byte)); };
     const U8x16 lower = simd::shifted<7 - kMantissaBits>(magnitude) +
                         simd::lookUp(U8x16::load_aligned(kCorrections.lower), magnitude);
-    const U8x16 upper = simd::shifted<-1 - kMantissaBits>(magnitude) + constant(kBias >> 8) +
+    const U8x16 upper = simd::shifted<-1 - kMantissaBits>(magnitude) + U8x16(uint8_t{kBias >> 8}) +
                         simd::lookUp(U8x16::load_aligned(kCorrections.upper), magnitude);
-    const U8x16 exponent =
-        simd::whereGreater(magnitude, constant(kLargestFinite), constant(0x7F), constant(0));
-    return {upper | exponent | sign,
-            simd::whereGreater(magnitude, constant(kLastNumber), constant(0xC0), lower)};
+    return {upper | sign, lower};
   }
   static void widen(U32x4 elements, F32x4* out) {
     const auto [upper, lower] = toBfloat(elements);

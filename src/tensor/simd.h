@@ -27,9 +27,9 @@ using Float4 [[gnu::vector_size(16)]] = float;
 using Float2 [[gnu::vector_size(8)]] = float;
 using Double2 [[gnu::vector_size(16)]] = double;
 using Short8 [[gnu::vector_size(16)]] = uint16_t;
+using SignedShort8 [[gnu::vector_size(16)]] = int16_t;
 using Int4 [[gnu::vector_size(16)]] = int32_t;
 using Byte16 [[gnu::vector_size(16)]] = uint8_t;
-using SignedByte16 [[gnu::vector_size(16)]] = int8_t;
 }  // namespace detail
 
 /// Elements 0 and 1, or 2 and 3, in binary64.
@@ -53,23 +53,34 @@ Batch larger(Batch a, Batch b) {
   return Batch(std::bit_cast<typename Batch::register_type>(result));
 }
 
-/// `above` where x > y, otherwise `below`; x and y are compared as signed numbers, which all targets can at
-/// once.
-inline U32x4 whereGreater(U32x4 x, U32x4 y, U32x4 above, U32x4 below) {
-  using detail::Int4;
-  const Int4 result = std::bit_cast<Int4>(x.data) > std::bit_cast<Int4>(y.data)
-                          ? std::bit_cast<Int4>(above.data)
-                          : std::bit_cast<Int4>(below.data);
-  return U32x4(std::bit_cast<U32x4::register_type>(result));
+/// The smaller of each two elements.
+template <typename Batch>
+Batch smaller(Batch a, Batch b) {
+  using Vector [[gnu::vector_size(16)]] = typename Batch::value_type;
+  const auto x = std::bit_cast<Vector>(a.data), y = std::bit_cast<Vector>(b.data);
+  const Vector result = x < y ? x : y;
+  return Batch(std::bit_cast<typename Batch::register_type>(result));
 }
 
-/// The same for bytes; x and y are below 128.
-inline U8x16 whereGreater(U8x16 x, U8x16 y, U8x16 above, U8x16 below) {
-  using detail::Byte16, detail::SignedByte16;
-  const Byte16 result = std::bit_cast<SignedByte16>(x.data) > std::bit_cast<SignedByte16>(y.data)
-                            ? std::bit_cast<Byte16>(above.data)
-                            : std::bit_cast<Byte16>(below.data);
-  return U8x16(std::bit_cast<U8x16::register_type>(result));
+/// Two numbers in turn.
+inline I16x8 pairs(int16_t even, int16_t odd) {
+  const detail::SignedShort8 both = {even, odd, even, odd, even, odd, even, odd};
+  return I16x8(std::bit_cast<I16x8::register_type>(both));
+}
+
+/// a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1] for i from 0 to 3, which is to fit.
+inline I32x4 productSums(I16x8 a, I16x8 b) {
+#if defined(__wasm_simd128__)
+  return I32x4(wasm_i32x4_dot_i16x8(a.data, b.data));
+#elif defined(__SSE2__)
+  return I32x4(_mm_madd_epi16(a.data, b.data));
+#else
+  using detail::Int4;
+  const auto x = std::bit_cast<Int4>(a.data), y = std::bit_cast<Int4>(b.data);
+  // The lower half of each element, and the upper one, with their signs.
+  const Int4 sums = ((x << 16) >> 16) * ((y << 16) >> 16) + (x >> 16) * (y >> 16);
+  return I32x4(std::bit_cast<I32x4::register_type>(sums));
+#endif
 }
 
 /// Bytes shifted to the left or right, zeros coming in.

@@ -249,6 +249,8 @@ void unpackColumns(const MatrixView& matrix, float* units, size_t stride, std::s
   if (kernels && matrix.columns >= kernels->leastColumns) {
     done = matrix.rows & ~size_t{3};
     kernels->unpack(matrix, done, units, stride, magnitude);
+    const bool isFinite = std::ranges::all_of(magnitude, [](uint32_t bits) { return bits < kInfinity; });
+    if (!isFinite) done = 0;
   }
   if (done == matrix.rows) return;
   unpackColumnsByTiles({matrix.dtype, elementAt(matrix, done, 0), matrix.rows - done, matrix.columns},
@@ -273,6 +275,7 @@ uint32_t packColumns(DType dtype, const float* units, size_t stride, size_t rows
   if (kernels && kernels->pack && rows >= kernels->leastColumns) {
     done = columns & ~size_t{3};
     largest = kernels->pack(units, stride, done, rows, factors, target);
+    if (largest >= overflowBits(dtype)) done = 0;
   }
   if (done == columns) return largest;
   return std::max(largest, packColumnsByTiles(dtype, units + done, stride, rows, columns - done, factors,

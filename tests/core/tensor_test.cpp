@@ -217,13 +217,26 @@ std::vector<float> awkwardFloats() {
 }
 
 TEST(Convert, FastRoundingEqualsReferenceOnAwkwardValues) {
-  const auto values = awkwardFloats();
+  const auto all = awkwardFloats();
   for (const DType dtype : kFactorDtypes) {
-    const size_t bytes = values.size() * bitsOf(dtype) / 8;
-    std::vector<std::byte> fast(bytes), reference(bytes);
-    fromFloat(dtype, values.data(), values.size(), fast.data());
-    fromFloatRef(dtype, values.data(), values.size(), reference.data());
-    ASSERT_EQ(fast, reference) << nameOf(dtype);
+    // Blocks that overflow go another way: once without them.
+    for (const uint32_t limit : {overflowBits(dtype), UINT32_MAX}) {
+      std::vector<float> values;
+      for (const float value : all)
+        if (maxMagnitudeBitsRef(&value, 1) < limit) values.push_back(value);
+      values.resize(values.size() / 8 * 8);
+      const size_t bytes = values.size() * bitsOf(dtype) / 8;
+      std::vector<std::byte> fast(bytes), reference(bytes);
+      fromFloat(dtype, values.data(), values.size(), fast.data());
+      fromFloatRef(dtype, values.data(), values.size(), reference.data());
+      ASSERT_EQ(fast, reference) << nameOf(dtype);
+
+      const size_t units = 8, stride = values.size() / units;
+      const std::vector<float> factors(units, 1.0f);
+      packColumns(dtype, values.data(), stride, units, stride, factors, fast.data());
+      packColumnsRef(dtype, values.data(), stride, units, stride, factors, reference.data());
+      ASSERT_EQ(fast, reference) << nameOf(dtype);
+    }
   }
 }
 
@@ -330,22 +343,36 @@ TEST(Unpack, EqualsReference) {
   }
 }
 
-/// Every byte, in rows and columns of which each format's kernels take some and leave some.
-TEST(Unpack, EqualsReferenceForFloat8) {
-  for (const DType dtype : {DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ}) {
+/// Every value that a format of 8 or 16 bits has, in rows and columns of which each format's kernels take
+/// some and leave some: all that are finite, and with the others, which go another way.
+TEST(Unpack, EqualsReferenceOnEveryValue) {
+  for (const DType dtype :
+       {DType::F16, DType::BF16, DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ}) {
+    const size_t bytes = bitsOf(dtype) / 8;
+    std::vector<std::byte> finite, all;
+    for (uint32_t bits = 0; bits < 1u << (8 * bytes); ++bits) {
+      const auto* element = reinterpret_cast<const std::byte*>(&bits);
+      float value = 0;
+      toFloatRef(dtype, element, 1, &value);
+      all.insert(all.end(), element, element + bytes);
+      if (std::isfinite(value)) finite.insert(finite.end(), element, element + bytes);
+    }
     for (const size_t columns : {3, 15, 16, 17, 33, 1100}) {
-      const size_t rows = 70;
-      std::vector<std::byte> stored(rows * columns + 1);
-      for (size_t i = 0; i < stored.size(); ++i) stored[i] = static_cast<std::byte>(i * 37 % 256);
-      const MatrixView view{dtype, stored.data() + 1, rows, columns};
-      for (const bool turned : {false, true}) {
-        const size_t units = turned ? columns : rows, stride = turned ? rows : columns;
-        std::vector<float> fast(units * stride), reference(units * stride);
-        std::vector<uint32_t> fastMax(units), referenceMax(units);
-        (turned ? unpackColumns : unpackRows)(view, fast.data(), stride, fastMax);
-        (turned ? unpackColumnsRef : unpackRowsRef)(view, reference.data(), stride, referenceMax);
-        for (size_t i = 0; i < fast.size(); ++i) ASSERT_TRUE(sameBits(fast[i], reference[i])) << i;
-        ASSERT_EQ(fastMax, referenceMax) << nameOf(dtype) << " " << columns;
+      for (const auto& elements : {finite, all}) {
+        const size_t rows = (65536 / columns) + 1;
+        std::vector<std::byte> stored(1);  // at an odd address
+        while (stored.size() < rows * columns * bytes + 1)
+          stored.insert(stored.end(), elements.begin(), elements.end());
+        const MatrixView view{dtype, stored.data() + 1, rows, columns};
+        for (const bool turned : {false, true}) {
+          const size_t units = turned ? columns : rows, stride = turned ? rows : columns;
+          std::vector<float> fast(units * stride), reference(units * stride);
+          std::vector<uint32_t> fastMax(units), referenceMax(units);
+          (turned ? unpackColumns : unpackRows)(view, fast.data(), stride, fastMax);
+          (turned ? unpackColumnsRef : unpackRowsRef)(view, reference.data(), stride, referenceMax);
+          for (size_t i = 0; i < fast.size(); ++i) ASSERT_TRUE(sameBits(fast[i], reference[i])) << i;
+          ASSERT_EQ(fastMax, referenceMax) << nameOf(dtype) << " " << columns;
+        }
       }
     }
   }
