@@ -91,7 +91,7 @@ export class BatchRunner {
     let reading: Reading | undefined
     try {
       for (;;) {
-        const claim = reading ? 'later' : claims.next()
+        const claim = reading ? 'later' : claims.next(working.length > 0)
         if (typeof claim === 'number') {
           reading = this.#read(claim)
           continue

@@ -5,18 +5,20 @@ export type Claim = number | 'later' | undefined
 
 /** Where a runner gets its batches from. */
 export interface Claims {
-  next(): Claim
+  /** `isAhead`: to be read while the runner works on another. */
+  next(isAhead: boolean): Claim
   /** Settles when next() may say something else. Rejects when the work has failed elsewhere. */
   changed(): Promise<void>
 }
 
 /**
- * Hands out `batches` in their order, and passes on their results in the same order, however they come. At most
- * `window` results are on their way at a time, so that what waits for a slow batch stays bounded.
+ * Hands out `batches` to the runners of `lanes` in their order, and passes on their results in the same order, however
+ * they come. At most `window` results are on their way at a time, so that what waits for a slow batch stays bounded.
  */
 export class OrderedBatches<T> implements Claims {
   readonly #batches: readonly number[]
   readonly #window: number
+  readonly #lanes: number
   readonly #pass: (batch: number, result: T) => Promise<void>
   /** Results that wait for those before them, and failures, by place in `batches`. */
   readonly #waiting = new Map<number, { readonly result: T } | { readonly error: unknown }>()
@@ -28,15 +30,18 @@ export class OrderedBatches<T> implements Claims {
   #isEnding = false
   #wake: (() => void)[] = []
 
-  constructor(batches: readonly number[], window: number, pass: (batch: number, result: T) => Promise<void>) {
+  constructor(batches: readonly number[], lanes: number, window: number, pass: (batch: number, result: T) => Promise<void>) {
     this.#batches = batches
+    this.#lanes = lanes
     this.#window = window
     this.#pass = pass
   }
 
-  next(): Claim {
+  next(isAhead: boolean): Claim {
     this.#check()
     if (this.#isEnding || this.#claimed === this.#batches.length) return undefined
+    // The last are for those that have none.
+    if (isAhead && this.unclaimed < this.#lanes) return 'later'
     if (this.#claimed >= this.#passed + this.#window) return 'later'
     return this.#batches[this.#claimed++]
   }

@@ -18,45 +18,52 @@ export interface BatchResult {
 
 type ToHelper = { readonly batch: number } | { readonly end: true }
 type ToLeader =
-  | { readonly wants: true }
+  /** Files are open, the plan is made. */
+  | { readonly ready: true }
   | { readonly batch: number; readonly result: BatchResult }
   | { readonly batch: number; readonly error: ErrorData }
   /** Its memory in bytes. */
   | { readonly ended: number }
 
-// One batch is worked on, and one is on its way from a file: with fewer, a helper would idle; with more, it would
-// still hold some when the others are done.
-const batchesAhead = 2
+// One batch is worked on, one is on its way from a file, and one is to be there when the leader, who works too and listens
+// only between his own batches, has no time to hand out another.
+const batchesHeld = 3
 
-/** Leader: lets a helper take part, one of `lanes`. Settles with the bytes of the helper's memory when it has ended. */
-export function leadHelper(port: MessagePort, batches: OrderedBatches<BatchResult>, lanes: number): Promise<number> {
+/**
+ * Leader: lets a helper take part, one of `lanes`. Settles with the bytes of the helper's memory when it has ended. Where the
+ * helper would have to wait long for an answer (`isLong`), because the leader is busy with one batch, it gets its first at once.
+ */
+export function leadHelper(port: MessagePort, batches: OrderedBatches<BatchResult>, lanes: number, isLong: boolean): Promise<number> {
   return new Promise(resolve => {
-    let wants = 0
-    // Batches that the helper has.
+    // Batches that the helper has, and may have.
     let held = 0
-    // The last batches are for those that have none: ahead of another they would wait while somebody idles.
-    const mustWait = (): boolean => held > 0 && batches.unclaimed > 0 && batches.unclaimed <= lanes
+    let most = isLong ? 1 : 0
+    // The helper gets to another batch after those that it holds. Until then each of the others will have done as many, but
+    // for the one that it has begun: if these are all that are left, one of them is done sooner there.
+    const mustWait = (): boolean => batches.unclaimed > 0 && batches.unclaimed <= (lanes - 1) * (held - 1)
     let isServing = false
     const serve = async (): Promise<void> => {
       if (isServing) return
       isServing = true
       try {
-        while (wants > 0) {
-          const claim = mustWait() ? 'later' : batches.next()
+        while (held < most) {
+          const claim = mustWait() ? 'later' : batches.next(false)
           if (claim === 'later') {
             await batches.changed()
             continue
           }
-          if (claim === undefined) port.postMessage({ end: true } satisfies ToHelper)
-          else {
-            port.postMessage({ batch: claim } satisfies ToHelper)
-            held++
+          if (claim === undefined) {
+            port.postMessage({ end: true } satisfies ToHelper)
+            // Nothing is handed out any more.
+            return
           }
-          wants--
+          port.postMessage({ batch: claim } satisfies ToHelper)
+          held++
         }
       } catch {
         // The leader's own loop fails with it.
         port.postMessage({ end: true } satisfies ToHelper)
+        return
       }
       isServing = false
     }
@@ -65,40 +72,36 @@ export function leadHelper(port: MessagePort, batches: OrderedBatches<BatchResul
         port.close()
         return resolve(data.ended)
       }
-      if ('wants' in data) {
-        wants++
-        return void serve()
+      if ('ready' in data) most = batchesHeld
+      else {
+        held--
+        if ('error' in data) batches.fail(data.batch, new MergeError(data.error))
+        else void batches.put(data.batch, data.result)
       }
-      held--
-      if ('error' in data) batches.fail(data.batch, new MergeError(data.error))
-      else void batches.put(data.batch, data.result)
+      void serve()
     }
+    void serve()
   })
 }
 
 /** Helper: what the leader has handed out. */
 class LedClaims implements Claims {
-  readonly #port: MessagePort
   readonly #batches: number[] = []
   #isEnded = false
   #failure: { readonly error: unknown } | undefined
   #wake: () => void = () => undefined
 
   constructor(port: MessagePort) {
-    this.#port = port
     port.onmessage = ({ data }: MessageEvent<ToHelper>) => {
       if ('end' in data) this.#isEnded = true
       else this.#batches.push(data.batch)
       this.#wake()
     }
-    for (let i = 0; i < batchesAhead; i++) this.#ask()
+    port.postMessage({ ready: true } satisfies ToLeader)
   }
 
   next(): Claim {
-    const batch = this.#batches.shift()
-    if (batch === undefined) return this.#isEnded ? undefined : 'later'
-    this.#ask()
-    return batch
+    return this.#batches.shift() ?? (this.#isEnded ? undefined : 'later')
   }
 
   async changed(): Promise<void> {
@@ -109,10 +112,6 @@ class LedClaims implements Claims {
   abort(error: unknown): void {
     this.#failure ??= { error }
     this.#wake()
-  }
-
-  #ask(): void {
-    this.#port.postMessage({ wants: true } satisfies ToLeader)
   }
 }
 

@@ -3,10 +3,16 @@
 
 import { Lane, type CallLines, type CallOptions } from './lane.js'
 import type { Platform, WorkerSettings } from './platform.js'
-import type { AssistRequest, Calls } from './protocol.js'
+import type { AssistRequest, Calls, Effort } from './protocol.js'
 
 /** Calls that helpers can take part in. */
 type SharedCall = 'compare' | 'merge'
+
+/** What a call may use of helpers. */
+function helpable<C extends keyof Calls>(name: C, args: Calls[C]['in']): Effort {
+  const isShared = name === 'compare' || name === 'merge'
+  return isShared ? (args as Calls[SharedCall]['in']).effort : { lanes: 1, memory: 0 }
+}
 
 export class Pool {
   readonly #platform: Platform
@@ -46,7 +52,11 @@ export class Pool {
         return port2
       })
     try {
-      return await this.#lane(0).call(name, args, { ...options, signal: end.signal, onAssist })
+      const leader = this.#lane(0)
+      // They load the core while the leader opens files. With a limit of memory the plan may do without some.
+      const { lanes, memory } = helpable(name, args)
+      if (memory === 0) for (let i = 1; i < lanes; i++) this.#lane(i)
+      return await leader.call(name, args, { ...options, signal: end.signal, onAssist })
     } catch (error) {
       end.abort(error)
       throw error

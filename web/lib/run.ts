@@ -209,6 +209,16 @@ function resultOf(session: Session, isSurvey: boolean, batch: number, bytes: Uin
   return isSurvey ? { bytes, reports: [], surveys: session.surveys(batch) } : { bytes, reports: session.reports(batch), surveys: [] }
 }
 
+// 20 ms, about (docs/numerics.md, Kernels), in which a helper could have been ready.
+const longWork = 5e8
+
+/** Whether a batch keeps a core busy for long, by the multiply-adds of its Gram matrices, which no method goes without. */
+function isLongWork({ modules }: PlanData, batch: NumberedBatch | undefined): boolean {
+  if (!batch) return false
+  const own = modules.slice(batch.firstModule, batch.firstModule + batch.modules)
+  return own.reduce((sum, module) => sum + ((module.in + module.out) * module.units ** 2) / 2, 0) > longWork
+}
+
 /**
  * Runs the batches `own` of a plan, in this worker and in as many helpers as the plan has further lanes; `pass` takes what
  * comes of each, in file order. Returns the bytes of memory of all that took part.
@@ -217,23 +227,25 @@ async function runBatches(tools: Tools, session: Session, sources: readonly Byte
   const helpers = Math.min(plan.lanes, own.length) - 1
   // As the core counts on (src/job/memory.cpp, bytesOfAll).
   const window = 3 * plan.lanes + 2
-  const batches = new OrderedBatches<BatchResult>(own.map(({ number }) => number), window, (batch, result) => pass(planned[batch] as NumberedBatch, result))
+  const batches = new OrderedBatches<BatchResult>(own.map(({ number }) => number), helpers + 1, window, (batch, result) => pass(planned[batch] as NumberedBatch, result))
   listener.onCancel(error => batches.abort(error))
   const runner = new BatchRunner(session, sources, planned, slots, use)
   // Before threads load it for themselves: what they cannot have ends them, with no code to say why.
   if (use.threads > 1) for (const part of partsOfMethods[plan.method] ?? (['decompose', 'rest'] as const)) tools.core.loadPart(part)
   const ports = helpers > 0 ? await listener.helpers({ isSurvey, inputHashes, energies }, helpers) : []
-  const led = ports.map(port => leadHelper(port, batches, helpers + 1))
+  const running = runner.run(isSurvey, batches, {
+    checkpoint: checkpointOf(listener),
+    deliver: (batch, view) => {
+      // What has to wait for others' batches must not lie where the core goes on to write.
+      const bytes = batches.isNext(batch) ? view : view.slice()
+      return batches.put(batch, resultOf(session, isSurvey, batch, bytes))
+    },
+    fail: (batch, error) => batches.fail(batch, error),
+  })
+  const isLong = isLongWork(plan, own[0])
+  const led = ports.map(port => leadHelper(port, batches, helpers + 1, isLong))
   try {
-    await runner.run(isSurvey, batches, {
-      checkpoint: checkpointOf(listener),
-      deliver: (batch, view) => {
-        // What has to wait for others' batches must not lie where the core goes on to write.
-        const bytes = batches.isNext(batch) ? view : view.slice()
-        return batches.put(batch, resultOf(session, isSurvey, batch, bytes))
-      },
-      fail: (batch, error) => batches.fail(batch, error),
-    })
+    await running
     await batches.finished()
   } catch (error) {
     batches.abort(error)
