@@ -3,7 +3,6 @@
 #include <emscripten/bind.h>
 #include <emscripten/em_js.h>
 
-#include <map>
 
 namespace lego::bindings {
 
@@ -22,12 +21,14 @@ namespace {
 
 val textOf(const char* text, size_t length) { return val::take_ownership(lego_text(text, length)); }
 
-/// The name of a field, made once.
-const val& nameOf(const Field& field) {
-  static std::map<const Field*, val> names;
-  const auto known = names.find(&field);
-  if (known != names.end()) return known->second;
-  return names.emplace(&field, val(field.name)).first->second;
+/// The name of a field, made once. What outlives a session is kept without memory of its own: allocated between
+/// the large buffers of a merge, it would keep their places apart for the next one.
+val nameOf(const Field& field) {
+  if (!field.jsName) field.jsName = val(field.name).release_ownership();
+  val kept = val::take_ownership(field.jsName);
+  val name = kept;
+  (void)kept.release_ownership();
+  return name;
 }
 
 /// A plain array, with numbers of its own.

@@ -3,6 +3,8 @@
 // registration of every field, which were a tenth of the module.
 #pragma once
 
+#include <emscripten/val.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -17,6 +19,7 @@ struct Field {
   const char* name;
   const Shape* shape;
   size_t offset;
+  mutable emscripten::EM_VAL jsName = nullptr;  ///< the name as JavaScript has it, once that was asked for
 };
 
 /// How one type crosses.

@@ -16,6 +16,7 @@ struct Footprint {
   /// Runs that share the batches among them, each with a footprint of its own. These batches are the same for
   /// any threads, lanes and memory.
   size_t shards = 1;
+  bool inPanels = false;     ///< units are unpacked some columns at a time, where that takes less memory
   uint64_t batchBytes = 0;   ///< factor bytes of a batch, unless one module has more; 0: what suits
   uint64_t memoryBytes = 0;  ///< what all of this may take; 0: no limit
 

@@ -35,6 +35,21 @@ struct SourceUnits {
   std::vector<double> gains;       // DoRA: what the base weight's rows are multiplied by
 };
 
+/// What all of a source's units are multiplied by, and their largest entries. Errors: not_finite.
+Status foldSource(const PlannedSource& source, std::span<const AdapterFile> adapters,
+                  std::span<const uint32_t> magnitudeA, std::span<const uint32_t> magnitudeB,
+                  SourceUnits& units) {
+  units.foldA = source.foldIntoB ? 1 : std::sqrt(std::abs(source.scale));
+  units.foldB = source.foldIntoB ? source.scale : std::copysign(units.foldA, source.scale);
+  for (uint32_t r = 0; r < source.rank; ++r) {
+    if (magnitudeA[r] >= kInfinityBits) return notFinite(adapters, source, true);
+    if (magnitudeB[r] >= kInfinityBits) return notFinite(adapters, source, false);
+    units.maxA.push_back(units.foldA * std::bit_cast<float>(magnitudeA[r]));
+    units.maxB.push_back(std::abs(units.foldB) * std::bit_cast<float>(magnitudeB[r]));
+  }
+  return {};
+}
+
 Status unpackSource(const Kernels& kernels, const PlannedModule& module, const PlannedSource& source,
                     std::span<const AdapterFile> adapters, std::span<const std::byte> input, float* unitsA,
                     float* unitsB, Workspace& workspace, SourceUnits& units) {
@@ -81,15 +96,7 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
     }
     units.gains = std::move(*gains);
   }
-  units.foldA = source.foldIntoB ? 1 : std::sqrt(std::abs(source.scale));
-  units.foldB = source.foldIntoB ? source.scale : std::copysign(units.foldA, source.scale);
-  for (uint32_t r = 0; r < source.rank; ++r) {
-    if (magnitudeA[r] >= kInfinityBits) return notFinite(adapters, source, true);
-    if (magnitudeB[r] >= kInfinityBits) return notFinite(adapters, source, false);
-    units.maxA.push_back(units.foldA * std::bit_cast<float>(magnitudeA[r]));
-    units.maxB.push_back(std::abs(units.foldB) * std::bit_cast<float>(magnitudeB[r]));
-  }
-  return {};
+  return foldSource(source, adapters, magnitudeA, magnitudeB, units);
 }
 
 /// The units of all sources, one after the other.
@@ -169,25 +176,38 @@ ModuleUnits orderedUnits(const PlannedModule& module, const std::vector<SourceUn
   return result;
 }
 
-/// A feeder's units turned around: its B units, into `unitsB`, stand for A's. Only of adapters in `order`:
-/// others have nothing to do with the group. Its A units, in `unitsA`, are needed no longer when this is
-/// done; the Gram matrix of its B units is left to the caller.
-Result<ModuleUnits> unpackFeeder(PlannedModule module, std::span<const uint32_t> order,
+/// A feeder's units turned around: its B units stand for A's, with `gram` of its A units for B's. The Gram
+/// matrix of its B units is left to the caller.
+ModuleUnits turnedUnits(const PlannedModule& feeder, const std::vector<SourceUnits>& units,
+                        std::span<const uint32_t> order, const Matrix& gram) {
+  ModuleUnits result = orderedUnits(feeder, units, order);
+  result.pool.gramB = foldedGram(gram, result.rows.row, result.rows.foldA);
+  std::swap(result.rows.foldA, result.rows.foldB);
+  return result;
+}
+
+/// A feeder with those of its adapters that are in `group`: others have nothing to do with it.
+PlannedModule feederOf(PlannedModule module, std::span<const uint32_t> group) {
+  std::erase_if(module.sources, [&](const PlannedSource& source) {
+    return std::ranges::find(group, source.adapter) == group.end();
+  });
+  return module;
+}
+
+/// Unpacks a feeder: its B units into `unitsB`. Its A units, in `unitsA`, are needed no longer when this is
+/// done.
+Result<ModuleUnits> unpackFeeder(const PlannedModule& module, std::span<const uint32_t> order,
                                  std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                                  float* unitsB, float* unitsA, Workspace& workspace, const Kernels& kernels,
                                  GramPrecision precision, const Context& context) {
-  std::erase_if(module.sources, [&](const PlannedSource& source) {
-    return std::ranges::find(order, source.adapter) == order.end();
-  });
   const auto units = unpackModule(kernels, module, adapters, input, unitsA, unitsB, workspace);
   if (!units) return units.error();
-  ModuleUnits feeder = orderedUnits(module, *units, order);
+  uint32_t count = 0;
+  for (const PlannedSource& source : module.sources) count += source.rank;
   const auto gram =
-      kernels.gram(unitsA, feeder.pool.size(), feeder.pool.in, unitStride(module.in), precision, context);
+      kernels.gram(unitsA, count, static_cast<size_t>(module.in), unitStride(module.in), precision, context);
   if (!gram) return gram.error();
-  feeder.pool.gramB = foldedGram(*gram, feeder.rows.row, feeder.rows.foldA);
-  std::swap(feeder.rows.foldA, feeder.rows.foldB);
-  return feeder;
+  return turnedUnits(module, *units, order, *gram);
 }
 
 /// Units that say something about a group's inputs: those of a module that reads them, or, turned around
@@ -247,15 +267,163 @@ Status Workspace::reserve(const WorkspaceSize& size) {
   return unitsB.reserve(size.unitsB);
 }
 
+namespace {
+
+/// How exactly a method's Gram matrices are computed.
+struct Precisions {
+  GramPrecision a, b;
+};
+Precisions precisionsOf(MethodPrecision precision) {
+  const bool single = precision == MethodPrecision::Single, doubleB = precision == MethodPrecision::Double;
+  return {single ? GramPrecision::Single : GramPrecision::Double,
+          doubleB ? GramPrecision::Double : GramPrecision::Single};
+}
+
+/// Pools of a group's modules, and what they share. `gramA` is that of all the group's A units. `place` says
+/// where a module's rows lie, and sets the Gram matrix of its B units.
+template <typename Place>
+Result<GroupUnits> poolsOf(const Plan& plan, const PlannedGroup& planned,
+                           const std::vector<std::vector<SourceUnits>>& units,
+                           std::span<const uint32_t> order, std::vector<ModuleUnits> feeders,
+                           const Matrix& gramA, const Place& place) {
+  GroupUnits result;
+  size_t base = 0;
+  const auto ownGram = [&](const ModuleUnits& own) {
+    std::vector<uint32_t> rows(own.rows.row);
+    for (uint32_t& row : rows) row += static_cast<uint32_t>(base);
+    base += rows.size();
+    return foldedGram(gramA, rows, own.rows.foldA);
+  };
+  for (size_t g = 0; g < planned.modules.size(); ++g) {
+    const PlannedModule& module = plan.modules[planned.modules[g]];
+    ModuleUnits own = orderedUnits(module, units[g], order);
+    own.rows.strideA = unitStride(module.in);
+    own.rows.strideB = unitStride(module.out);
+    if (Status done = place(own, g, base); !done) return done.error();
+    own.pool.gramA = ownGram(own);
+    result.modules.push_back(std::move(own));
+  }
+  for (ModuleUnits& feeder : feeders) feeder.pool.gramA = ownGram(feeder);
+  if (planned.modules.size() + feeders.size() > 1) {
+    // Only the plan of a method with this option has such groups.
+    const bool unitCovariance = plan.options.choice("covariance") == "unit";
+    shareInputs(result, feeders, planned.feeders, gramA, unitCovariance);
+  }
+  return result;
+}
+
+/// One half of a module's units, as they are stored.
+StoredRows storedRows(const PlannedModule& module, bool isA, std::span<const std::byte> input, float* panel) {
+  StoredRows rows;
+  rows.length = static_cast<size_t>(isA ? module.in : module.out);
+  rows.panel = panel;
+  for (const PlannedSource& source : module.sources) {
+    if (isA)
+      rows.add({source.a.dtype, input.data() + source.atA, source.transposedA, source.rank});
+    else
+      rows.add({source.b.dtype, input.data() + source.atB, !source.transposedB, source.rank});
+  }
+  return rows;
+}
+
+/// Folds a module's sources, whose units' magnitudes follow one another.
+Result<std::vector<SourceUnits>> foldModule(const PlannedModule& module,
+                                            std::span<const AdapterFile> adapters,
+                                            std::span<const uint32_t> magnitudeA,
+                                            std::span<const uint32_t> magnitudeB) {
+  std::vector<SourceUnits> units;
+  uint32_t row = 0;
+  for (const PlannedSource& source : module.sources) {
+    SourceUnits own;
+    own.first = row;
+    Status done = foldSource(source, adapters, magnitudeA.subspan(row, source.rank),
+                             magnitudeB.subspan(row, source.rank), own);
+    if (!done) return done.error();
+    row += source.rank;
+    units.push_back(std::move(own));
+  }
+  return units;
+}
+
+/// unpackGroup for a group whose units stay as they are stored. Not inlined: most pages never load it
+/// (scripts/split.mjs).
+[[gnu::noinline]] Result<GroupUnits> measureStored(const Plan& plan, const PlannedGroup& planned,
+                                                   std::span<const AdapterFile> adapters,
+                                                   std::span<const std::byte> input, Workspace& workspace,
+                                                   const Kernels& kernels, const Context& context) {
+  const Precisions precisions = precisionsOf(plan.method->precision);
+  float* const panel = workspace.unitsA.data();
+  const auto moduleOf = [&](size_t g) -> const PlannedModule& { return plan.modules[planned.modules[g]]; };
+  std::vector<uint32_t> present;
+  StoredRows rowsA = storedRows(moduleOf(0), true, input, panel);
+  for (size_t g = 0; g < planned.modules.size(); ++g) {
+    if (g > 0) {
+      for (const auto& factor : storedRows(moduleOf(g), true, input, panel).factors) rowsA.add(factor);
+    }
+    for (const PlannedSource& source : moduleOf(g).sources) present.push_back(source.adapter);
+  }
+  std::vector<PlannedModule> feeding;
+  for (const PlannedFeeder& feeder : planned.feeders) {
+    feeding.push_back(feederOf(plan.modules[feeder.module], present));
+    for (const auto& factor : storedRows(feeding.back(), false, input, panel).factors) rowsA.add(factor);
+  }
+  std::vector<uint32_t> magnitudeA(rowsA.count);
+  const auto gramA = gramOfStored(kernels, rowsA, precisions.a, context, magnitudeA);
+  if (!gramA) return gramA.error();
+
+  std::vector<std::vector<SourceUnits>> units;
+  std::vector<Matrix> gramsB;
+  std::span<const uint32_t> nextA = magnitudeA;
+  // The other half of a module's units: its Gram matrix, and then all that is known of the units.
+  const auto measure = [&](const PlannedModule& module, bool isFeeder) -> Result<std::vector<SourceUnits>> {
+    const StoredRows rows = storedRows(module, isFeeder, input, panel);
+    std::vector<uint32_t> magnitude(rows.count);
+    auto gram = gramOfStored(kernels, rows, isFeeder ? precisions.a : precisions.b, context, magnitude);
+    if (!gram) return gram.error();
+    gramsB.push_back(std::move(*gram));
+    const auto own = nextA.first(rows.count);
+    nextA = nextA.subspan(rows.count);
+    return isFeeder ? foldModule(module, adapters, magnitude, own)
+                    : foldModule(module, adapters, own, magnitude);
+  };
+  for (size_t g = 0; g < planned.modules.size(); ++g) {
+    auto own = measure(moduleOf(g), false);
+    if (!own) return own.error();
+    units.push_back(std::move(*own));
+  }
+  const auto order = adapterOrder(plan, planned.modules, units);
+  std::vector<ModuleUnits> feeders;
+  for (const PlannedModule& module : feeding) {
+    const auto own = measure(module, true);
+    if (!own) return own.error();
+    feeders.push_back(turnedUnits(module, *own, order, gramsB.back()));
+  }
+
+  auto stored = std::make_unique<StoredUnits>(StoredUnits{std::move(rowsA), {}});
+  for (size_t g = 0; g < planned.modules.size(); ++g)
+    stored->b.push_back(storedRows(moduleOf(g), false, input, panel));
+  const auto place = [&](ModuleUnits& own, size_t g, size_t) -> Status {
+    own.storedB = &stored->b[g];
+    own.pool.gramB = foldedGram(gramsB[g], own.rows.row, own.rows.foldB);
+    own.mergedA = panel + storedPanelFloats(plan, planned);
+    own.mergedB = workspace.unitsB.data();
+    return {};
+  };
+  auto result = poolsOf(plan, planned, units, order, std::move(feeders), *gramA, place);
+  if (result) result->stored = std::move(stored);
+  return result;
+}
+
+}  // namespace
+
 Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
                                std::span<const AdapterFile> adapters, std::span<const std::byte> input,
                                Workspace& workspace, const Kernels& kernels, const Context& context) {
+  if (isStored(plan, planned))
+    return measureStored(plan, planned, adapters, input, workspace, kernels, context);
   const std::vector<size_t>& group = planned.modules;
   const bool canonical = plan.options.has("canonical") && plan.options.isOn("canonical");
-  const bool single = plan.method->precision == MethodPrecision::Single;
-  const bool doubleB = plan.method->precision == MethodPrecision::Double;
-  const GramPrecision precisionA = single ? GramPrecision::Single : GramPrecision::Double;
-  const GramPrecision precisionB = doubleB ? GramPrecision::Double : GramPrecision::Single;
+  const Precisions precisions = precisionsOf(plan.method->precision);
   const size_t in = static_cast<size_t>(plan.modules[group[0]].in), strideA = unitStride(in);
   std::vector<std::vector<SourceUnits>> units(group.size());
   std::vector<float*> unitsB;
@@ -284,31 +452,20 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
   const auto order = adapterOrder(plan, group, units);
   std::vector<ModuleUnits> feeders;
   for (const PlannedFeeder& feeder : planned.feeders) {
-    auto own = unpackFeeder(plan.modules[feeder.module], order, adapters, input, nextA, nextB, workspace,
-                            kernels, precisionA, context);
+    auto own = unpackFeeder(feederOf(plan.modules[feeder.module], order), order, adapters, input, nextA,
+                            nextB, workspace, kernels, precisions.a, context);
     if (!own) return own.error();
     nextA += own->pool.size() * strideA;
     feeders.push_back(std::move(*own));
   }
 
-  GroupUnits result;
   const auto count = static_cast<size_t>(nextA - workspace.unitsA.data()) / strideA;
-  const auto gramA = kernels.gram(workspace.unitsA.data(), count, in, strideA, precisionA, context);
+  const auto gramA = kernels.gram(workspace.unitsA.data(), count, in, strideA, precisions.a, context);
   if (!gramA) return gramA.error();
-  size_t base = 0;
-  const auto ownGram = [&](const ModuleUnits& own) {
-    std::vector<uint32_t> rows(own.rows.row);
-    for (uint32_t& row : rows) row += static_cast<uint32_t>(base);
-    base += rows.size();
-    return foldedGram(*gramA, rows, own.rows.foldA);
-  };
-  for (size_t g = 0; g < group.size(); ++g) {
+  const auto place = [&](ModuleUnits& own, size_t g, size_t base) -> Status {
     const PlannedModule& module = plan.modules[group[g]];
-    ModuleUnits own = orderedUnits(module, units[g], order);
     own.rows.a = workspace.unitsA.data() + base * strideA;
     own.rows.b = unitsB[g];
-    own.rows.strideA = strideA;
-    own.rows.strideB = unitStride(module.out);
     own.rows.assemble = kernels.assemble;
     own.mergedA = nextA;
     own.mergedB = unitsB[g] + module.units * own.rows.strideB;
@@ -319,23 +476,16 @@ Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
       if (!merged) return merged.error();
       own.rowGains = std::move(*merged);
     }
-    if (Status done = computeGramB(own, kernels, precisionB, context); !done) return done.error();
-    own.pool.gramA = ownGram(own);
-    result.modules.push_back(std::move(own));
-  }
-  for (ModuleUnits& feeder : feeders) feeder.pool.gramA = ownGram(feeder);
-  if (group.size() + feeders.size() > 1) {
-    // Only the plan of a method with this option has such groups.
-    const bool unitCovariance = plan.options.choice("covariance") == "unit";
-    shareInputs(result, feeders, planned.feeders, *gramA, unitCovariance);
-  }
-  return result;
+    return computeGramB(own, kernels, precisions.b, context);
+  };
+  return poolsOf(plan, planned, units, order, std::move(feeders), *gramA, place);
 }
 
 Status computeGramB(ModuleUnits& units, const Kernels& kernels, GramPrecision precision,
                     const Context& context) {
-  const auto gram =
-      kernels.gram(units.rows.b, units.pool.size(), units.pool.out, units.rows.strideB, precision, context);
+  const auto gram = units.storedB ? gramOfStored(kernels, *units.storedB, precision, context)
+                                  : kernels.gram(units.rows.b, units.pool.size(), units.pool.out,
+                                                 units.rows.strideB, precision, context);
   if (!gram) return gram.error();
   units.pool.gramB = foldedGram(*gram, units.rows.row, units.rows.foldB);
   return {};

@@ -10,6 +10,7 @@
 #include "job/kernels.h"
 #include "job/memory.h"
 #include "job/plan.h"
+#include "job/stored_rows.h"
 
 namespace lego {
 
@@ -28,7 +29,8 @@ struct Workspace {
 /// One module's pool, and where its rows lie.
 struct ModuleUnits {
   UnitPool pool;
-  UnitRows rows;
+  UnitRows rows;  ///< without the rows themselves where they are stored
+  const StoredRows* storedB = nullptr;
   std::vector<uint32_t> adapter;  ///< of each of the pool's adapters: index into the inputs
   std::vector<uint32_t> number;   ///< P: a unit's number as users count, adapter by adapter of the input list
   float *mergedA = nullptr, *mergedB = nullptr;  ///< room for the merged rows, behind the units
@@ -36,10 +38,17 @@ struct ModuleUnits {
       rowGains;  ///< of a result that is DoRA: what each of the base weight's rows is multiplied by
 };
 
+/// A group's units where they stay as they are stored: A's of all modules, and B's of each.
+struct StoredUnits {
+  StoredRows a;
+  std::vector<StoredRows> b;
+};
+
 /// Adapters stand in an order that their values decide, not the user's list, so that the same adapters give
 /// the same bytes in any order.
 struct GroupUnits {
   std::vector<ModuleUnits> modules;
+  std::unique_ptr<const StoredUnits> stored;
   /// Where several modules read one input, or others write it (PlannedGroup::feeders, whose units of B then
   /// stand behind the modules' units of A).
   std::unique_ptr<InputGroup> inputs;
@@ -48,7 +57,8 @@ struct GroupUnits {
   std::vector<double> groupFold;
 };
 
-/// Unpacks the factors of a group and computes the Gram matrices. With the plan's option `canonical`, each
+/// Unpacks the factors of a group, unless they stay as they are stored (isStored), and computes the Gram
+/// matrices. With the plan's option `canonical`, each
 /// adapter's units are first replaced by its singular value decomposition: A = sqrt(S) V^T, B = U sqrt(S),
 /// values descending, the largest entry of the joint row positive.
 /// Where DoRA is merged, units of B are multiplied by what their adapters do to the base weight's rows.

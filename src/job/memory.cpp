@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "job/batches.h"
+#include "job/stored_rows.h"
 #include "linalg/gram_panels.h"
 #include "linalg/panel_svd.h"
 #include "merge/entry_stream.h"
@@ -68,6 +69,8 @@ uint64_t matrixBytes(const Plan& plan, const PlannedGroup& group) {
     for (const size_t m : group.modules) adapters = std::max(adapters, plan.modules[m].sources.size());
     matrices += 2 * adapters * largest * largest;
   }
+  // The sum of Gram matrices beside that of a panel.
+  if (isStored(plan, group)) matrices += units * units;
   return panelBytes(units) + matrices * sizeof(double) + coefficients + entries + gains;
 }
 
@@ -148,7 +151,71 @@ const PlannedModule& largestModule(const Plan& plan) {
       plan.modules, {}, [](const PlannedModule& module) { return module.units * (module.in + module.out); });
 }
 
+/// What a group needs of the two buffers of WorkspaceSize.
+struct RowFloats {
+  uint64_t a = 0, b = 0;
+};
+
+RowFloats wholeFloats(const Plan& plan, const PlannedGroup& group) {
+  uint64_t rowsA = feederUnits(plan, group), rank = 0, floatsB = 0, feederA = 0;
+  for (const size_t m : group.modules) {
+    const PlannedModule& module = plan.modules[m];
+    rowsA += module.units;
+    rank = std::max<uint64_t>(rank, module.written);
+    floatsB += (uint64_t{module.units} + module.written) * unitStride(module.out);
+  }
+  for (const PlannedFeeder& feeder : group.feeders) {
+    const PlannedModule& module = plan.modules[feeder.module];
+    feederA = std::max(feederA, uint64_t{module.units} * unitStride(module.in));
+  }
+  return {(rowsA + rank) * unitStride(plan.modules[group.modules[0]].in), floatsB + feederA};
+}
+
+RowFloats storedFloats(const Plan& plan, const PlannedGroup& group) {
+  RowFloats floats;
+  for (const size_t m : group.modules) {
+    const PlannedModule& module = plan.modules[m];
+    floats.a = std::max(floats.a, uint64_t{module.written} * unitStride(module.in));
+    floats.b = std::max(floats.b, uint64_t{module.written} * unitStride(module.out));
+  }
+  floats.a += storedPanelFloats(plan, group);
+  return floats;
+}
+
+bool canBeStored(const Plan& plan, const PlannedGroup& group) {
+  const bool canonical = plan.options.has("canonical") && plan.options.isOn("canonical");
+  if (canonical || std::holds_alternative<EntryMethod>(plan.method->run)) return false;
+  const auto arePairs = [&](size_t m) {
+    const PlannedModule& module = plan.modules[m];
+    return !module.base && std::ranges::all_of(module.sources, [](const PlannedSource& source) {
+      return !source.expanded && !source.magnitude && source.rowHeads == 0 && source.sliceB.isWhole();
+    });
+  };
+  return std::ranges::all_of(group.modules, arePairs) &&
+         std::ranges::all_of(group.feeders, arePairs, &PlannedFeeder::module);
+}
+
+/// Not inlined, as what follows: most pages never load what only runs where memory is limited
+/// (scripts/split.mjs).
+[[gnu::noinline]] bool takesLessStored(const Plan& plan, const PlannedGroup& group) {
+  if (!canBeStored(plan, group)) return false;
+  const RowFloats stored = storedFloats(plan, group), whole = wholeFloats(plan, group);
+  return stored.a + stored.b < whole.a + whole.b;
+}
+
 std::string megabytes(uint64_t bytes) { return std::to_string((bytes + 999'999) / 1'000'000) + " MB"; }
+
+[[gnu::noinline]] Error tooLarge(const Plan& plan, uint64_t limit) {
+  const bool isLimited = plan.peakBytes > limit;
+  return Error{Code::outOfMemory,
+               "this merge needs " + megabytes(plan.peakBytes) + ", most of it for '" +
+                   largestModule(plan).path + "', and " +
+                   (isLimited ? "the limit is " + megabytes(limit) : "WebAssembly can address 4 GB") +
+                   "; merge fewer adapters at a time" + (isLimited ? ", or allow more memory" : ""),
+               {},
+               {},
+               {}};
+}
 
 }  // namespace
 
@@ -158,14 +225,21 @@ size_t unitStride(uint64_t length) {
   return static_cast<size_t>(((length + kLine - 1) / kLine | 1) * kLine);
 }
 
+uint64_t storedPanelFloats(const Plan& plan, const PlannedGroup& group) {
+  uint64_t most = unitsOf(plan, group), rank = 0;
+  for (const size_t m : group.modules) rank = std::max<uint64_t>(rank, plan.modules[m].written);
+  return panelFloats(most + rank);
+}
+
+bool isStored(const Plan& plan, const PlannedGroup& group) {
+  return plan.footprint.inPanels && takesLessStored(plan, group);
+}
+
 WorkspaceSize workspaceSize(const Plan& plan) {
   WorkspaceSize size;
   for (const PlannedGroup& group : plan.groups) {
-    uint64_t rowsA = feederUnits(plan, group), rank = 0, floatsB = 0, feederA = 0;
     for (const size_t m : group.modules) {
       const PlannedModule& module = plan.modules[m];
-      rowsA += module.units;
-      rank = std::max<uint64_t>(rank, module.written);
       for (const PlannedSource& source : module.sources) {
         if (!source.sliceB.isWhole())
           size.part = std::max(size.part, bytesOf(source.b, source.sliceB, module.out * source.rank));
@@ -173,14 +247,10 @@ WorkspaceSize workspaceSize(const Plan& plan) {
       }
       if (!module.sliceB.isWhole())
         size.part = std::max(size.part, bytesOf(module.b, module.sliceB, module.out * module.written));
-      floatsB += (uint64_t{module.units} + module.written) * unitStride(module.out);
     }
-    for (const PlannedFeeder& feeder : group.feeders) {
-      const PlannedModule& module = plan.modules[feeder.module];
-      feederA = std::max(feederA, uint64_t{module.units} * unitStride(module.in));
-    }
-    size.unitsA = std::max(size.unitsA, (rowsA + rank) * unitStride(plan.modules[group.modules[0]].in));
-    size.unitsB = std::max(size.unitsB, floatsB + feederA);
+    const RowFloats floats = isStored(plan, group) ? storedFloats(plan, group) : wholeFloats(plan, group);
+    size.unitsA = std::max(size.unitsA, floats.a);
+    size.unitsB = std::max(size.unitsB, floats.b);
   }
   return size;
 }
@@ -194,10 +264,11 @@ Status fitIntoMemory(Plan& plan, const Footprint& footprint) {
   constexpr uint64_t kReach = std::numeric_limits<uintptr_t>::max();
   const uint64_t limit =
       footprint.memoryBytes > 0 ? footprint.memoryBytes : std::numeric_limits<uint64_t>::max();
-  const CoreBytes core = coreBytes(plan);
   const uint64_t asked = footprint.batchBytes > 0 ? footprint.batchBytes : suitableBatch(plan, footprint);
   Footprint tried = footprint;
   for (;;) {
+    plan.footprint = tried;
+    const CoreBytes core = coreBytes(plan);
     // The last try has one group in each batch.
     for (tried.batchBytes = asked;;
          tried.batchBytes = tried.batchBytes > kSmallBatch ? tried.batchBytes / 2 : 1) {
@@ -208,25 +279,22 @@ Status fitIntoMemory(Plan& plan, const Footprint& footprint) {
       if (plan.peakBytes <= limit && bytesOfCore(core, batch, tried, plan.groups.size()) <= kReach) return {};
       if (tried.batchBytes == 1 || footprint.shards > 1) break;
     }
+    if (!tried.inPanels) {
+      tried.inPanels = true;
+      continue;
+    }
+    // Refused is what takes the least.
+    if (tried.lanes == 1 && tried.threads == 1 && tried.helpers == 0) break;
+    tried.inPanels = false;
     if (tried.lanes > 1) {
       tried.lanes = (tried.lanes + 1) / 2;
     } else if (tried.threads > 1) {
       tried = tried.withFewerThreads((tried.threads + 1) / 2);
-    } else if (tried.helpers > 0) {
-      tried.helpers = 0;
     } else {
-      break;
+      tried.helpers = 0;
     }
   }
-  const bool isLimited = plan.peakBytes > limit;
-  return Error{Code::outOfMemory,
-               "this merge needs " + megabytes(plan.peakBytes) + ", most of it for '" +
-                   largestModule(plan).path + "', and " +
-                   (isLimited ? "the limit is " + megabytes(limit) : "WebAssembly can address 4 GB") +
-                   "; merge fewer adapters at a time" + (isLimited ? ", or allow more memory" : ""),
-               {},
-               {},
-               {}};
+  return tooLarge(plan, limit);
 }
 
 }  // namespace lego

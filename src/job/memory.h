@@ -16,6 +16,13 @@ struct WorkspaceSize {
 };
 WorkspaceSize workspaceSize(const Plan& plan);
 
+/// Whether a group's units stay as they are stored (job/stored_rows.h): where the plan's footprint says so,
+/// it takes less memory, and nothing needs them as a whole: methods on entries, and deltas that are not a
+/// pair of whole factors.
+bool isStored(const Plan& plan, const PlannedGroup& group);
+/// Floats of such a group's panel, which stand in front of the merged rows of A.
+uint64_t storedPanelFloats(const Plan& plan, const PlannedGroup& group);
+
 /// Floats between two rows of a factor's units: the length rounded up to whole cache lines, in odd number.
 size_t unitStride(uint64_t length);
 
@@ -25,9 +32,9 @@ size_t unitStride(uint64_t length);
 uint64_t peakBytes(const Plan& plan, const Footprint& footprint);
 
 /// Cuts the plan into batches, and sets its footprint and peakBytes. Where they would take more than
-/// footprint.memoryBytes, or one core more than its addresses reach: batches become smaller, then fewer
-/// threads and lanes work. Errors: out_of_memory, with the bytes that are needed and the module that needs
-/// them.
+/// footprint.memoryBytes, or one core more than its addresses reach: batches become smaller, units are
+/// unpacked in panels, then fewer threads and lanes work. Errors: out_of_memory, with the bytes that are
+/// needed and the module that needs them.
 Status fitIntoMemory(Plan& plan, const Footprint& footprint);
 
 }  // namespace lego

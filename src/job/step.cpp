@@ -91,6 +91,16 @@ Result<MergedFactors> decide(const MethodInfo& method, const UnitPool& pool, con
   return std::get<UnitMethod>(method.run)(pool, request, context);
 }
 
+/// Merged rows of units that are stored. Not inlined: most pages never load it (scripts/split.mjs).
+[[gnu::noinline]] void assembleUnits(const Kernels& kernels, const GroupUnits& group,
+                                     const ModuleUnits& units, const MergedFactors& merged) {
+  const bool shared = units.pool.inputs != nullptr;
+  const UnitRows& rows = units.rows;
+  assembleStored(kernels, group.stored->a, merged.a, shared ? group.groupRow : rows.row,
+                 shared ? group.groupFold : rows.foldA, units.mergedA, rows.strideA);
+  assembleStored(kernels, *units.storedB, merged.b, rows.row, rows.foldB, units.mergedB, rows.strideB);
+}
+
 Result<Outcome> mergeCoefficients(const Plan& plan, const GroupUnits& group, const ModuleUnits& units,
                                   const float* groupRows, const MethodRequest& request,
                                   const Kernels& kernels, const Context& context) {
@@ -99,11 +109,15 @@ Result<Outcome> mergeCoefficients(const Plan& plan, const GroupUnits& group, con
   rescale(*merged, plan.recipe.scale);
   if (context.cancelled()) return Error{Code::cancelled, {}, {}, {}, {}};
   const bool shared = units.pool.inputs != nullptr;
-  assembleFolded(kernels.assemble, shared ? groupRows : units.rows.a, units.rows.strideA, units.pool.in,
-                 merged->a, shared ? group.groupRow : units.rows.row,
-                 shared ? group.groupFold : units.rows.foldA, units.mergedA);
-  assembleFolded(kernels.assemble, units.rows.b, units.rows.strideB, units.pool.out, merged->b,
-                 units.rows.row, units.rows.foldB, units.mergedB);
+  if (group.stored) {
+    assembleUnits(kernels, group, units, *merged);
+  } else {
+    assembleFolded(kernels.assemble, shared ? groupRows : units.rows.a, units.rows.strideA, units.pool.in,
+                   merged->a, shared ? group.groupRow : units.rows.row,
+                   shared ? group.groupFold : units.rows.foldA, units.mergedA);
+    assembleFolded(kernels.assemble, units.rows.b, units.rows.strideB, units.pool.out, merged->b,
+                   units.rows.row, units.rows.foldB, units.mergedB);
+  }
   Outcome outcome;
   outcome.factors = finalFactors(units, request.rank, *merged);
   outcome.grams = gramsOf(units.pool, *merged);

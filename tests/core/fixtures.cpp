@@ -185,7 +185,13 @@ Status forEachBatch(Session& session, const std::vector<std::span<const std::byt
 
 Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads,
                         const Kernels& kernels, const std::vector<std::vector<std::byte>>& base) {
-  Session session(threads, kernels);
+  return mergeAll(adapters, recipe, Footprint{.threads = threads}, kernels, base);
+}
+
+Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe,
+                        const Footprint& footprint, const Kernels& kernels,
+                        const std::vector<std::vector<std::byte>>& base) {
+  Session session(footprint, kernels);
   std::vector<std::span<const std::byte>> files;
   for (const TestAdapter& adapter : adapters) {
     if (Status added = addTo(session, adapter); !added) return added.error();

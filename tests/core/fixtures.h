@@ -69,6 +69,9 @@ struct Merged {
 };
 Status addTo(Session& session, const TestAdapter& adapter);
 /// `base`: safetensors files of the base model.
+Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe,
+                        const Footprint& footprint, const Kernels& kernels = kFastKernels,
+                        const std::vector<std::vector<std::byte>>& base = {});
 Result<Merged> mergeAll(const std::vector<TestAdapter>& adapters, const Recipe& recipe, size_t threads = 1,
                         const Kernels& kernels = kFastKernels,
                         const std::vector<std::vector<std::byte>>& base = {});

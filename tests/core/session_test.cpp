@@ -3,10 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <thread>
 
+#include "core/dialect_samples.h"
 #include "core/fixtures.h"
 #include "format/safetensors.h"
+#include "job/memory.h"
+#include "merge/registry.h"
 
 namespace lego::testing {
 namespace {
@@ -49,6 +53,91 @@ TEST(Session, SameBytesWhenThreadsShareAModule) {
     recipe.rank = 8;
     const auto one = must(mergeAll(adapters, recipe, 1)).file;
     EXPECT_EQ(must(mergeAll(adapters, recipe, 4)).file, one) << method;
+  }
+}
+
+/// A feed-forward block, whose modules share what they read and write, and a module by itself.
+std::vector<TestAdapter> wideAdapters(DType dtype) {
+  Random random(11);
+  std::vector<TestAdapter> adapters;
+  for (const uint64_t rank : {12, 20, 5}) {
+    const auto pair = [&](uint64_t in, uint64_t out, const std::string& name) {
+      return randomPair(random, rank, in, out, "model.layers.0." + name);
+    };
+    adapters.push_back(makeAdapter("rank " + std::to_string(rank),
+                                   {pair(1500, 2600, "mlp.gate_proj"), pair(1500, 2600, "mlp.up_proj"),
+                                    pair(2600, 1500, "mlp.down_proj"), pair(3000, 2049, "self_attn.q_proj")},
+                                   dtype, 8));
+  }
+  return adapters;
+}
+
+/// The same as MLX stores them: A in x rank, B rank x out.
+std::vector<TestAdapter> asMlx(std::vector<TestAdapter> adapters) {
+  for (TestAdapter& adapter : adapters) adapter = asAdapter(must(mergeAll({adapter}, converting("mlx"))));
+  return adapters;
+}
+
+// Units that are unpacked in panels, from either way in which factors are stored.
+TEST(Session, SameBytesInPanels) {
+  const Footprint inPanels{.threads = 2, .inPanels = true};
+  const auto compare = [&](const std::vector<TestAdapter>& adapters, const Recipe& recipe) {
+    const Merged whole = must(mergeAll(adapters, recipe)),
+                 panels = must(mergeAll(adapters, recipe, inPanels));
+    for (const PlannedGroup& group : panels.plan.groups) EXPECT_TRUE(isStored(panels.plan, group));
+    EXPECT_EQ(panels.file, whole.file) << recipe.method;
+    ASSERT_EQ(panels.reports.size(), whole.reports.size());
+    for (size_t m = 0; m < whole.reports.size(); ++m) {
+      const ModuleReport &x = panels.reports[m], &y = whole.reports[m];
+      EXPECT_EQ(x.adapter, y.adapter);
+      EXPECT_EQ(x.labels, y.labels);
+      EXPECT_EQ(x.mergedNorm, y.mergedNorm);
+      EXPECT_EQ(x.quality.inputError, y.quality.inputError);
+    }
+  };
+  for (const DType dtype : {DType::F32, DType::BF16, DType::F16}) {
+    const auto adapters = wideAdapters(dtype);
+    for (const MethodInfo& method : methods()) {
+      const bool isOnUnits = !std::holds_alternative<EntryMethod>(method.run);
+      if (!isOnUnits || method.mostAdapters < 3 || method.rank == RankKind::Equal) continue;
+      Recipe recipe;
+      recipe.method = method.name;
+      recipe.rank = method.takesRank() ? 9 : 0;
+      compare(adapters, recipe);
+    }
+  }
+  for (const char* method : {"lego", "svd", "least_interference"}) {
+    Recipe recipe;
+    recipe.method = method;
+    recipe.rule.kind = RankRule::Kind::Automatic;
+    recipe.weights = {1, 0.5, 2};
+    compare(asMlx(wideAdapters(DType::F32)), recipe);
+  }
+}
+
+TEST(Session, PanelsLeaveWhatNeedsWholeRows) {
+  Recipe recipe;
+  recipe.method = "lego";
+  recipe.options = {{"canonical", "on"}};
+  const auto adapters = wideAdapters(DType::BF16);
+  const Merged whole = must(mergeAll(adapters, recipe));
+  const Merged panels = must(mergeAll(adapters, recipe, Footprint{.inPanels = true}));
+  for (const PlannedGroup& group : panels.plan.groups) EXPECT_FALSE(isStored(panels.plan, group));
+  EXPECT_EQ(panels.file, whole.file);
+}
+
+TEST(Session, PanelsRefuseWhatIsNotFinite) {
+  auto adapters = wideAdapters(DType::F32);
+  for (const size_t fromEnd : {1, 100'000, 200'001}) {
+    auto broken = adapters;
+    const float nan = NAN;
+    std::memcpy(broken[1].file.data() + broken[1].file.size() - 4 * fromEnd, &nan, sizeof nan);
+    const auto whole = mergeAll(broken, {}), panels = mergeAll(broken, {}, Footprint{.inPanels = true});
+    ASSERT_FALSE(whole);
+    ASSERT_FALSE(panels);
+    EXPECT_EQ(panels.error().code, Code::notFinite);
+    EXPECT_EQ(panels.error().file, whole.error().file);
+    EXPECT_EQ(panels.error().tensor, whole.error().tensor);
   }
 }
 
@@ -262,6 +351,24 @@ TEST(Session, StaysWithinALimitOfMemory) {
   EXPECT_NE(text.find("needs " + std::to_string((least.peakBytes + 999'999) / 1'000'000) + " MB"),
             std::string::npos)
       << text;
+}
+
+// Units that take more memory than everything else: they stay as they are stored before fewer threads work.
+TEST(Session, UsesPanelsWhereMemoryIsShort) {
+  Random random(5);
+  std::vector<TestAdapter> adapters;
+  for (const char* name : {"one", "two"}) {
+    const Pair pair = randomPair(random, 120, 16'000, 15'000);
+    adapters.push_back(makeAdapter(name, {pair}, DType::F16, 120));
+  }
+  Recipe recipe;
+  recipe.rank = 4;
+  const Merged free = must(mergeAll(adapters, recipe));
+  EXPECT_FALSE(free.plan.footprint.inPanels);
+  const Merged limited = must(mergeAll(adapters, recipe, {.memoryBytes = free.plan.peakBytes * 7 / 10}));
+  EXPECT_TRUE(limited.plan.footprint.inPanels);
+  EXPECT_LE(limited.plan.peakBytes, free.plan.peakBytes * 7 / 10);
+  EXPECT_EQ(limited.file, free.file);
 }
 
 // A file of 18 TB, of which only the header is needed to know that nothing can hold its one module.

@@ -57,6 +57,48 @@ it.each([
   console.log(`${method}, ${threads} threads: peak resident memory ${(peak / 1e6).toFixed(0)} MB, counted ${(totals.memoryBytes / 1e6).toFixed(0)} MB of ${(plan.peakBytes / 1e6).toFixed(0)} MB`)
 })
 
+it.each([
+  { method: 'lego', memory: 34e6 },
+  { method: 'lego', memory: 22e6 },
+  { method: 'least_interference', memory: 50e6 },
+] as const)('$method gives the same bytes within $memory bytes of memory', async ({ method, memory }) => {
+  const { createMerger } = await import('lora-lego')
+  const recipe = { method, rank: 16 }
+  const merger = createMerger({ threads: 2, memory })
+  const free = createMerger({ threads: 2 })
+  try {
+    const { peakBytes } = await merger.plan(paths, recipe)
+    expect(peakBytes).toBeLessThanOrEqual(memory)
+    const outputs = [join(folder, 'limited'), join(folder, 'free')] as const
+    const { report } = await merger.merge(paths, recipe, { output: outputs[0] })
+    await free.merge(paths, recipe, { output: outputs[1] })
+    expect(report.totals.memoryBytes).toBeLessThan(1.1 * peakBytes)
+    const [limited, whole] = await Promise.all(outputs.map(output => readFile(join(output, 'adapter_model.safetensors'))))
+    expect(limited?.equals(whole as Buffer)).toBe(true)
+  } finally {
+    await merger.close()
+    await free.close()
+  }
+})
+
+it('one merger keeps its promise merge after merge, of whatever sizes', async () => {
+  const { createMerger } = await import('lora-lego')
+  const wide = await makeAdapters(join(folder, 'wide'), { modules: ['q', 'k'].map(name => [`base_model.model.model.layers.0.self_attn.${name}_proj`, [16384, 16384]]), adapters: 4, rank: 64 })
+  const merger = createMerger({ threads: 1 })
+  // WebAssembly's memory does not shrink.
+  let largest = 0
+  try {
+    for (const inputs of [wide.paths, wide.paths, wide.paths.slice(0, 2), wide.paths, paths.slice(0, 2), wide.paths.slice(1), wide.paths]) {
+      const plan = await merger.plan(inputs, { method: 'lego' })
+      const { report } = await merger.merge(inputs, { method: 'lego' }, { output: join(folder, 'wide-out') })
+      expect(report.totals.memoryBytes).toBeLessThan(1.1 * Math.max(plan.peakBytes, largest))
+      largest = Math.max(largest, plan.peakBytes)
+    }
+  } finally {
+    await merger.close()
+  }
+})
+
 // Matrices of units by units are most of it.
 describe('one module of 768 units', () => {
   let inputs: string[]

@@ -231,7 +231,8 @@ async function runBatches(tools: Tools, session: Session, sources: readonly Byte
   listener.onCancel(error => batches.abort(error))
   const runner = new BatchRunner(session, sources, planned, slots, use)
   // Before threads load it for themselves: what they cannot have ends them, with no code to say why.
-  if (use.threads > 1) for (const part of partsOfMethods[plan.method] ?? (['decompose', 'rest'] as const)) tools.core.loadPart(part)
+  const parts = use.memory > 0 ? undefined : partsOfMethods[plan.method]
+  if (use.threads > 1) for (const part of parts ?? (['decompose', 'rest'] as const)) tools.core.loadPart(part)
   const ports = helpers > 0 ? await listener.helpers({ isSurvey, inputHashes, energies }, helpers) : []
   const running = runner.run(isSurvey, batches, {
     checkpoint: checkpointOf(listener),
