@@ -76,16 +76,31 @@ function multiplyAdds(modules, units) {
   return modules.reduce((sum, [, [out, inputs]]) => sum + (out + inputs) * ((units * (units + 1)) / 2 + units), 0)
 }
 
+/** Bytes that a merge needs at least, as its refusal says. */
+async function leastMemory(createMerger, paths, recipe) {
+  const merger = createMerger({ memory: 1 })
+  try {
+    await merger.plan(paths, recipe)
+  } catch (error) {
+    const needed = /needs (\d+) MB/.exec(error.message)
+    if (needed) return Number(needed[1]) * 1e6
+    throw error
+  } finally {
+    await merger.close()
+  }
+  throw new Error('one byte is enough for a merge')
+}
+
 /**
  * Best of some merges, beside what it cannot be faster than: the same bytes read, as many written, and the
  * multiply-adds at the rate of registers over all threads.
  */
-async function measure({ modules, adapters = 7, rank = 16, mergedRank = 16, workers = { threads: 2 }, rounds = 3, method = 'lego' }) {
+async function measure({ modules, adapters = 7, rank = 16, mergedRank = 16, workers = { threads: 2 }, rounds = 3, method = 'lego', isTight = false }) {
   const { createMerger } = await import(join(project, 'dist/node/index.js'))
   return withFolder(async folder => {
     const { paths, bytes } = await makeAdapters(join(folder, 'in'), { modules, adapters, rank })
     const recipe = { method, rank: mergedRank }
-    const merger = createMerger(workers)
+    const merger = createMerger(isTight ? { ...workers, memory: await leastMemory(createMerger, paths, recipe) } : workers)
     let best, read = Infinity, write = Infinity
     try {
       const plan = await merger.plan(paths, recipe)
@@ -203,6 +218,24 @@ const tables = {
       rows.push([title, ...[one, threads, lane, lanes].map(({ seconds }) => time(seconds)), ...[one.seconds / threads.seconds, lane.seconds / lanes.seconds, threads.seconds / lanes.seconds].map(ratio => `${figure(ratio)} x`), megabytes(threads.memory), megabytes(lanes.memory)])
     }
     return table(['merge', '1 thread', '2 threads', '1 lane', '2 lanes', 'gain by threads', 'gain by lanes', 'lanes against threads', 'memory, 2 threads', '2 lanes'], rows)
+  },
+
+  /** What a limit of memory can come down to. */
+  async memory() {
+    const rows = []
+    for (const [title, settings] of [
+      ['7 adapters of rank 16, Llama-2-7B', { modules: models['llama-2-7b'].modules }],
+      ['7 adapters of rank 16, two layers of Llama-3-70B', { modules: models['llama-3-70b'].modules.slice(0, 14) }],
+      ['7 adapters of rank 128, 2 modules of 28672 x 28672', { modules: square(2, 28672), rank: 128 }],
+      ['64 adapters of rank 16, 8 modules of 4096 x 4096', { modules: square(8, 4096), adapters: 64 }],
+    ]) {
+      for (const method of ['lego', 'least_interference']) {
+        const of = async isTight => step(`${title}, ${method}${isTight ? ', least memory' : ''}`, () => measure({ ...settings, method, isTight }))
+        const [free, tight] = [await of(false), await of(true)]
+        rows.push([title, method, ...[free, tight].flatMap(({ peak, memory, seconds }) => [megabytes(peak), megabytes(memory), time(seconds)])])
+      }
+    }
+    return table(['merge', 'method', 'planned', 'memory', 'time', 'least planned', 'memory', 'time'], rows)
   },
 }
 

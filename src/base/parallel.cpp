@@ -103,11 +103,11 @@ void ThreadPool::finish(Loop& loop) {
 }
 
 void ThreadPool::share(size_t count, const std::function<void(size_t)>& body) {
+  if (count == 0) return;
   Loop loop;
   loop.count = count;
   loop.body = [&](size_t index, size_t) { body(index); };
   loop.isInner = true;
-  if (count == 0) return;
   std::unique_lock lock(state_->mutex);
   state_->begun.insert(state_->begun.begin(), &loop);
   // The caller of finish() may be waiting, too.

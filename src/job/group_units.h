@@ -6,25 +6,12 @@
 #include <span>
 #include <vector>
 
-#include "base/buffer.h"
 #include "job/kernels.h"
-#include "job/memory.h"
 #include "job/plan.h"
+#include "job/source_units.h"
 #include "job/stored_rows.h"
 
 namespace lego {
-
-/// What one thread works in; kept from group to group.
-struct Workspace {
-  Buffer<float>
-      unitsA;  ///< A units of all modules of a group, B units of its feeders, the merged rows of one
-  Buffer<double> expansion;  ///< where deltas that are no pairs are expanded
-  Buffer<std::byte> part;    ///< a factor that is a part of a tensor's rows, by itself
-  Buffer<float> unitsB;      ///< for each module its B units, then its merged rows; then A units of a feeder
-
-  /// Makes room for every group of a plan, once. Errors: out_of_memory.
-  Status reserve(const WorkspaceSize& size);
-};
 
 /// One module's pool, and where its rows lie.
 struct ModuleUnits {
