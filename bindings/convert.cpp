@@ -3,7 +3,6 @@
 #include <emscripten/bind.h>
 #include <emscripten/em_js.h>
 
-
 namespace lego::bindings {
 
 using emscripten::val;
@@ -21,8 +20,8 @@ namespace {
 
 val textOf(const char* text, size_t length) { return val::take_ownership(lego_text(text, length)); }
 
-/// The name of a field, made once. What outlives a session is kept without memory of its own: allocated between
-/// the large buffers of a merge, it would keep their places apart for the next one.
+/// The name of a field, made once. What outlives a session is kept without memory of its own: allocated
+/// between the large buffers of a merge, it would keep their places apart for the next one.
 val nameOf(const Field& field) {
   if (!field.jsName) field.jsName = val(field.name).release_ownership();
   val kept = val::take_ownership(field.jsName);

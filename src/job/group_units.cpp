@@ -46,14 +46,11 @@ ModuleUnits orderedUnits(const PlannedModule& module, const std::vector<SourceUn
   return result;
 }
 
-/// A feeder's units turned around: its B units stand for A's, with `gram` of its A units for B's. The Gram
+/// Turns a feeder's units around: its B units stand for A's, with `gram` of its A units for B's. The Gram
 /// matrix of its B units is left to the caller.
-ModuleUnits turnedUnits(const PlannedModule& feeder, const std::vector<SourceUnits>& units,
-                        std::span<const uint32_t> order, const Matrix& gram) {
-  ModuleUnits result = orderedUnits(feeder, units, order);
-  result.pool.gramB = foldedGram(gram, result.rows.row, result.rows.foldA);
-  std::swap(result.rows.foldA, result.rows.foldB);
-  return result;
+void turnAround(ModuleUnits& feeder, const Matrix& gram) {
+  feeder.pool.gramB = foldedGram(gram, feeder.rows.row, feeder.rows.foldA);
+  std::swap(feeder.rows.foldA, feeder.rows.foldB);
 }
 
 /// A feeder with those of its adapters that are in `group`: others have nothing to do with it.
@@ -72,12 +69,12 @@ Result<ModuleUnits> unpackFeeder(const PlannedModule& module, std::span<const ui
                                  GramPrecision precision, const Context& context) {
   const auto units = unpackModule(kernels, module, adapters, input, unitsA, unitsB, workspace);
   if (!units) return units.error();
-  uint32_t count = 0;
-  for (const PlannedSource& source : module.sources) count += source.rank;
+  ModuleUnits feeder = orderedUnits(module, *units, order);
   const auto gram =
-      kernels.gram(unitsA, count, static_cast<size_t>(module.in), unitStride(module.in), precision, context);
+      kernels.gram(unitsA, feeder.pool.size(), feeder.pool.in, unitStride(module.in), precision, context);
   if (!gram) return gram.error();
-  return turnedUnits(module, *units, order, *gram);
+  turnAround(feeder, *gram);
+  return feeder;
 }
 
 /// Units that say something about a group's inputs: those of a module that reads them, or, turned around
@@ -171,18 +168,14 @@ Result<GroupUnits> poolsOf(const Plan& plan, const PlannedGroup& planned,
   return result;
 }
 
-/// One half of a module's units, as they are stored.
-StoredRows storedRows(const PlannedModule& module, bool isA, std::span<const std::byte> input, float* panel) {
-  StoredRows rows;
-  rows.length = static_cast<size_t>(isA ? module.in : module.out);
-  rows.panel = panel;
+/// Adds one half of a module's units, as they are stored.
+void addUnits(StoredRows& rows, const PlannedModule& module, bool isA, std::span<const std::byte> input) {
   for (const PlannedSource& source : module.sources) {
     if (isA)
       rows.add({source.a.dtype, input.data() + source.atA, source.transposedA, source.rank});
     else
       rows.add({source.b.dtype, input.data() + source.atB, !source.transposedB, source.rank});
   }
-  return rows;
 }
 
 /// unpackGroup for a group whose units stay as they are stored. Not inlined: most pages never load it
@@ -194,54 +187,56 @@ StoredRows storedRows(const PlannedModule& module, bool isA, std::span<const std
   const Precisions precisions = precisionsOf(plan.method->precision);
   float* const panel = workspace.unitsA.data();
   const auto moduleOf = [&](size_t g) -> const PlannedModule& { return plan.modules[planned.modules[g]]; };
+  const auto rowsOf = [&](uint64_t length) {
+    StoredRows rows;
+    rows.length = static_cast<size_t>(length);
+    rows.panel = panel;
+    return rows;
+  };
+  auto stored = std::make_unique<StoredUnits>(StoredUnits{rowsOf(moduleOf(0).in), {}});
   std::vector<uint32_t> present;
-  StoredRows rowsA = storedRows(moduleOf(0), true, input, panel);
   for (size_t g = 0; g < planned.modules.size(); ++g) {
-    if (g > 0) {
-      for (const auto& factor : storedRows(moduleOf(g), true, input, panel).factors) rowsA.add(factor);
-    }
+    addUnits(stored->a, moduleOf(g), true, input);
+    addUnits(stored->b.emplace_back(rowsOf(moduleOf(g).out)), moduleOf(g), false, input);
     for (const PlannedSource& source : moduleOf(g).sources) present.push_back(source.adapter);
   }
   std::vector<PlannedModule> feeding;
   for (const PlannedFeeder& feeder : planned.feeders) {
     feeding.push_back(feederOf(plan.modules[feeder.module], present));
-    for (const auto& factor : storedRows(feeding.back(), false, input, panel).factors) rowsA.add(factor);
+    addUnits(stored->a, feeding.back(), false, input);
   }
-  std::vector<uint32_t> magnitudeA(rowsA.count);
-  const auto gramA = gramOfStored(kernels, rowsA, precisions.a, context, magnitudeA);
+  std::vector<uint32_t> magnitudeA(stored->a.count);
+  const auto gramA = gramOfStored(kernels, stored->a, precisions.a, context, magnitudeA);
   if (!gramA) return gramA.error();
 
   std::vector<std::vector<SourceUnits>> units;
   std::vector<Matrix> gramsB;
   std::span<const uint32_t> nextA = magnitudeA;
-  // The other half of a module's units: its Gram matrix, and then all that is known of the units.
-  const auto measure = [&](const PlannedModule& module, bool isFeeder) -> Result<std::vector<SourceUnits>> {
-    const StoredRows rows = storedRows(module, isFeeder, input, panel);
+  for (size_t g = 0; g < planned.modules.size(); ++g) {
+    const StoredRows& rows = stored->b[g];
     std::vector<uint32_t> magnitude(rows.count);
-    auto gram = gramOfStored(kernels, rows, isFeeder ? precisions.a : precisions.b, context, magnitude);
+    auto gram = gramOfStored(kernels, rows, precisions.b, context, magnitude);
     if (!gram) return gram.error();
     gramsB.push_back(std::move(*gram));
-    const auto own = nextA.first(rows.count);
-    nextA = nextA.subspan(rows.count);
-    return isFeeder ? foldModule(module, adapters, magnitude, own)
-                    : foldModule(module, adapters, own, magnitude);
-  };
-  for (size_t g = 0; g < planned.modules.size(); ++g) {
-    auto own = measure(moduleOf(g), false);
+    auto own = foldModule(moduleOf(g), adapters, nextA.first(rows.count), magnitude);
     if (!own) return own.error();
+    nextA = nextA.subspan(rows.count);
     units.push_back(std::move(*own));
   }
   const auto order = adapterOrder(plan, planned.modules, units);
   std::vector<ModuleUnits> feeders;
   for (const PlannedModule& module : feeding) {
-    const auto own = measure(module, true);
+    StoredRows rows = rowsOf(module.in);
+    addUnits(rows, module, true, input);
+    std::vector<uint32_t> magnitude(rows.count);
+    const auto gram = gramOfStored(kernels, rows, precisions.a, context, magnitude);
+    if (!gram) return gram.error();
+    const auto own = foldModule(module, adapters, magnitude, nextA.first(rows.count));
     if (!own) return own.error();
-    feeders.push_back(turnedUnits(module, *own, order, gramsB.back()));
+    nextA = nextA.subspan(rows.count);
+    turnAround(feeders.emplace_back(orderedUnits(module, *own, order)), *gram);
   }
 
-  auto stored = std::make_unique<StoredUnits>(StoredUnits{std::move(rowsA), {}});
-  for (size_t g = 0; g < planned.modules.size(); ++g)
-    stored->b.push_back(storedRows(moduleOf(g), false, input, panel));
   const auto place = [&](ModuleUnits& own, size_t g, size_t) -> Status {
     own.storedB = &stored->b[g];
     own.pool.gramB = foldedGram(gramsB[g], own.rows.row, own.rows.foldB);

@@ -16,10 +16,10 @@ namespace lego {
 /// One module's pool, and where its rows lie.
 struct ModuleUnits {
   UnitPool pool;
-  UnitRows rows;  ///< without the rows themselves where they are stored
-  const StoredRows* storedB = nullptr;
-  std::vector<uint32_t> adapter;  ///< of each of the pool's adapters: index into the inputs
-  std::vector<uint32_t> number;   ///< P: a unit's number as users count, adapter by adapter of the input list
+  UnitRows rows;                        ///< without the rows themselves where they are stored
+  const StoredRows* storedB = nullptr;  ///< its B units, where they stay as they are stored
+  std::vector<uint32_t> adapter;        ///< of each of the pool's adapters: index into the inputs
+  std::vector<uint32_t> number;  ///< P: a unit's number as users count, adapter by adapter of the input list
   float *mergedA = nullptr, *mergedB = nullptr;  ///< room for the merged rows, behind the units
   std::vector<double>
       rowGains;  ///< of a result that is DoRA: what each of the base weight's rows is multiplied by
@@ -35,7 +35,7 @@ struct StoredUnits {
 /// the same bytes in any order.
 struct GroupUnits {
   std::vector<ModuleUnits> modules;
-  std::unique_ptr<const StoredUnits> stored;
+  std::unique_ptr<const StoredUnits> stored;  ///< null: the units lie in the workspace
   /// Where several modules read one input, or others write it (PlannedGroup::feeders, whose units of B then
   /// stand behind the modules' units of A).
   std::unique_ptr<InputGroup> inputs;

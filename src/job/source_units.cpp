@@ -88,6 +88,21 @@ Status unpackSource(const Kernels& kernels, const PlannedModule& module, const P
   return foldSource(source, adapters, magnitudeA, magnitudeB, units);
 }
 
+/// Units of each of a module's sources, one after the other; `work` finds out what is known of them.
+template <typename Work>
+Result<std::vector<SourceUnits>> unitsOf(const PlannedModule& module, const Work& work) {
+  std::vector<SourceUnits> units;
+  uint32_t row = 0;
+  for (const PlannedSource& source : module.sources) {
+    SourceUnits own;
+    own.first = row;
+    if (Status done = work(source, own); !done) return done.error();
+    row += source.rank;
+    units.push_back(std::move(own));
+  }
+  return units;
+}
+
 }  // namespace
 
 Status Workspace::reserve(const WorkspaceSize& size) {
@@ -101,36 +116,19 @@ Result<std::vector<SourceUnits>> unpackModule(const Kernels& kernels, const Plan
                                               std::span<const AdapterFile> adapters,
                                               std::span<const std::byte> input, float* unitsA, float* unitsB,
                                               Workspace& workspace) {
-  std::vector<SourceUnits> units;
-  uint32_t row = 0;
-  for (const PlannedSource& source : module.sources) {
-    SourceUnits own;
-    own.first = row;
-    if (Status done = unpackSource(kernels, module, source, adapters, input, unitsA, unitsB, workspace, own);
-        !done)
-      return done.error();
-    row += source.rank;
-    units.push_back(std::move(own));
-  }
-  return units;
+  return unitsOf(module, [&](const PlannedSource& source, SourceUnits& own) {
+    return unpackSource(kernels, module, source, adapters, input, unitsA, unitsB, workspace, own);
+  });
 }
 
 Result<std::vector<SourceUnits>> foldModule(const PlannedModule& module,
                                             std::span<const AdapterFile> adapters,
                                             std::span<const uint32_t> magnitudeA,
                                             std::span<const uint32_t> magnitudeB) {
-  std::vector<SourceUnits> units;
-  uint32_t row = 0;
-  for (const PlannedSource& source : module.sources) {
-    SourceUnits own;
-    own.first = row;
-    Status done = foldSource(source, adapters, magnitudeA.subspan(row, source.rank),
-                             magnitudeB.subspan(row, source.rank), own);
-    if (!done) return done.error();
-    row += source.rank;
-    units.push_back(std::move(own));
-  }
-  return units;
+  return unitsOf(module, [&](const PlannedSource& source, SourceUnits& own) {
+    return foldSource(source, adapters, magnitudeA.subspan(own.first, source.rank),
+                      magnitudeB.subspan(own.first, source.rank), own);
+  });
 }
 
 std::vector<uint32_t> adapterOrder(const Plan& plan, std::span<const size_t> group,

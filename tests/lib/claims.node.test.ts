@@ -85,7 +85,7 @@ describe('a helper', () => {
     const { port1, port2 } = new MessageChannel()
     const got: (number | 'end')[] = []
     port2.onmessage = ({ data }: MessageEvent<{ batch: number } | { end: true }>) => void got.push('end' in data ? 'end' : data.batch)
-    const led = leadHelper(port1, batches, 2, isLong)
+    const led = leadHelper(port1, batches, isLong)
     const received = async (...expected: (number | 'end')[]): Promise<void> => {
       await expect.poll(() => got.length).toBe(expected.length)
       // What would come too early has time to come.

@@ -18,7 +18,7 @@ export interface Claims {
 export class OrderedBatches<T> implements Claims {
   readonly #batches: readonly number[]
   readonly #window: number
-  readonly #lanes: number
+  readonly lanes: number
   readonly #pass: (batch: number, result: T) => Promise<void>
   /** Results that wait for those before them, and failures, by place in `batches`. */
   readonly #waiting = new Map<number, { readonly result: T } | { readonly error: unknown }>()
@@ -32,7 +32,7 @@ export class OrderedBatches<T> implements Claims {
 
   constructor(batches: readonly number[], lanes: number, window: number, pass: (batch: number, result: T) => Promise<void>) {
     this.#batches = batches
-    this.#lanes = lanes
+    this.lanes = lanes
     this.#window = window
     this.#pass = pass
   }
@@ -41,7 +41,7 @@ export class OrderedBatches<T> implements Claims {
     this.#check()
     if (this.#isEnding || this.#claimed === this.#batches.length) return undefined
     // The last are for those that have none.
-    if (isAhead && this.unclaimed < this.#lanes) return 'later'
+    if (isAhead && this.unclaimed < this.lanes) return 'later'
     if (this.#claimed >= this.#passed + this.#window) return 'later'
     return this.#batches[this.#claimed++]
   }

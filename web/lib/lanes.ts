@@ -30,17 +30,17 @@ type ToLeader =
 const batchesHeld = 3
 
 /**
- * Leader: lets a helper take part, one of `lanes`. Settles with the bytes of the helper's memory when it has ended. Where the
+ * Leader: lets a helper take part. Settles with the bytes of the helper's memory when it has ended. Where the
  * helper would have to wait long for an answer (`isLong`), because the leader is busy with one batch, it gets its first at once.
  */
-export function leadHelper(port: MessagePort, batches: OrderedBatches<BatchResult>, lanes: number, isLong: boolean): Promise<number> {
+export function leadHelper(port: MessagePort, batches: OrderedBatches<BatchResult>, isLong: boolean): Promise<number> {
   return new Promise(resolve => {
     // Batches that the helper has, and may have.
     let held = 0
     let most = isLong ? 1 : 0
     // The helper gets to another batch after those that it holds. Until then each of the others will have done as many, but
     // for the one that it has begun: if these are all that are left, one of them is done sooner there.
-    const mustWait = (): boolean => batches.unclaimed > 0 && batches.unclaimed <= (lanes - 1) * (held - 1)
+    const mustWait = (): boolean => batches.unclaimed > 0 && batches.unclaimed <= (batches.lanes - 1) * (held - 1)
     let isServing = false
     const serve = async (): Promise<void> => {
       if (isServing) return

@@ -244,7 +244,7 @@ async function runBatches(tools: Tools, session: Session, sources: readonly Byte
     fail: (batch, error) => batches.fail(batch, error),
   })
   const isLong = isLongWork(plan, own[0])
-  const led = ports.map(port => leadHelper(port, batches, helpers + 1, isLong))
+  const led = ports.map(port => leadHelper(port, batches, isLong))
   try {
     await running
     await batches.finished()
