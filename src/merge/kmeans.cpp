@@ -25,29 +25,23 @@ uint32_t swapsPerRestart(size_t n) { return static_cast<uint32_t>(std::clamp<siz
 void seedPartition(const Points& points, uint32_t k, Random& random, Partition& partition) {
   const size_t n = points.weights.size();
   const int candidates = 2 + std::bit_width(k) / 2;
-  std::vector<double> nearest(n, std::numeric_limits<double>::infinity()), trial(n), best(n);
+  std::vector<double> nearest(n, std::numeric_limits<double>::infinity()), trial(n), best(n), until(n);
   std::vector<bool> isCentroid(n, false);
-  const auto draw = [&](const auto& share) {
-    double total = 0;
-    for (size_t u = 0; u < n; ++u) total += share(u);
-    double left = random.uniform() * total;
-    std::optional<size_t> last;
-    for (size_t u = 0; u < n; ++u) {
-      if (isCentroid[u] || share(u) <= 0) continue;
-      last = u;
-      left -= share(u);
-      if (left < 0) break;
-    }
+  // until[u]: the shares of u and all before it. A unit is drawn with a probability proportional to its own.
+  const auto draw = [&] {
+    const double at = random.uniform() * until.back();
+    const auto drawn = static_cast<size_t>(std::ranges::upper_bound(until, at) - until.begin());
+    if (drawn < n) return drawn;
     // Nothing has a share where all units left are copies of centroids: the first of them will do.
-    if (!last) last = static_cast<size_t>(std::ranges::find(isCentroid, false) - isCentroid.begin());
-    return *last;
+    return static_cast<size_t>(std::ranges::find(isCentroid, false) - isCentroid.begin());
   };
   for (uint32_t q = 0; q < k; ++q) {
+    double sum = 0;
+    for (size_t u = 0; u < n; ++u) until[u] = sum += points.weights[u] * (q == 0 ? 1 : nearest[u]);
     size_t chosen = 0;
     double bestInertia = std::numeric_limits<double>::infinity();
     for (int c = 0; c < (q == 0 ? 1 : candidates); ++c) {
-      const size_t candidate = q == 0 ? draw([&](size_t u) { return points.weights[u]; })
-                                      : draw([&](size_t u) { return points.weights[u] * nearest[u]; });
+      const size_t candidate = draw();
       double inertia = 0;
       for (size_t u = 0; u < n; ++u) {
         trial[u] = std::min(nearest[u], unitDistance(points, u, candidate));
@@ -72,8 +66,7 @@ void seedPartition(const Points& points, uint32_t k, Random& random, Partition& 
 void swapCentroid(Partition& partition, uint32_t p, size_t u) {
   for (size_t v = 0; v < partition.label.size(); ++v) {
     if (partition.label[v] != p || v == u) continue;
-    const uint32_t other = partition.bestOther(v).cluster;
-    partition.move(v, other);
+    partition.move(v, partition.bestOther(v));
   }
   if (partition.label[u] != p) {
     partition.move(u, p);

@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/limits.h"
 #include "merge/kmeans.h"
 #include "tensor/simd.h"
 
@@ -44,7 +45,10 @@ class Partition {
         weight_(k),
         explained_(k),
         gain_(k),
-        members_(k) {}
+        isOther_(2 * k - 1, 0.0),
+        members_(k) {
+    isOther_[k - 1] = -std::numeric_limits<double>::infinity();
+  }
 
   std::vector<uint32_t> label;
   std::vector<int8_t> sign;
@@ -115,61 +119,63 @@ class Partition {
     return explained_[p] - rest / (weight_[p] - points_.weights[u]);
   }
 
-  struct Choice {
-    uint32_t cluster;
-    double gain;  ///< what T_q / W_q gains
-  };
   /// The cluster whose T_q / W_q gains most if u joins it, u's own left out. Ties: lowest. k >= 2.
-  Choice bestOther(size_t u) {
-    computeGains(u);
-    gain_[label[u]] = -std::numeric_limits<double>::infinity();
-    // Two at a time, and only then where: a search that remembers the place guesses wrong at each new
-    // maximum.
-    simd::F64x2 most(-std::numeric_limits<double>::infinity());
-    for (uint32_t q = 0; q + 2 <= k_; q += 2)
-      most = simd::larger(simd::F64x2::load_unaligned(&gain_[q]), most);
-    const double best = std::max({most.get(0), most.get(1), gain_[k_ - 1]});
-    return {static_cast<uint32_t>(std::ranges::find(gain_, best) - gain_.begin()), best};
-  }
+  uint32_t bestOther(size_t u) { return clusterOf(bestGain(u)); }
 
   /// Moves single units while that lowers the inertia (Hartigan's method): every result is also a fixed
   /// point of Lloyd's algorithm, but not the other way round.
   void moveUnits(double leastGain) {
     if (k_ < 2) return;
+    // Units seen since the last change: when that are all, none has anything to gain.
+    size_t settled = 0;
     for (uint32_t pass = 0; pass < limits::kLloydIterations; ++pass) {
-      bool moved = false;
       for (size_t u = 0; u < n_; ++u) {
-        if (points_.signless) moved |= turn(u);
-        if (members_[label[u]] < 2) continue;
-        const Choice other = bestOther(u);
-        if (other.gain - leaveLoss(u) <= leastGain) continue;
-        move(u, other.cluster);
-        moved = true;
+        bool changed = points_.signless && turn(u);
+        if (members_[label[u]] >= 2) {
+          const double gain = bestGain(u);
+          if (gain - leaveLoss(u) > leastGain) move(u, clusterOf(gain)), changed = true;
+        }
+        settled = changed ? 0 : settled + 1;
+        if (settled == n_) return;
       }
-      if (!moved) return;
     }
   }
 
  private:
-  /// gain_: what each T_q / W_q would gain if u joined.
-  void computeGains(size_t u) {
+  /// gain_: what each T_q / W_q would gain if u joined, u's own cluster left out; returns the largest.
+  double bestGain(size_t u) {
     const double w = points_.weights[u], own = w * w * points_.gram(u, u);
     const double* s = &sums_[u * k_];
-    const auto gains = [&](const auto& inner, const auto& energy, const auto& weight, const auto& explained) {
+    const double* others = &isOther_[k_ - 1 - label[u]];
+    const auto gains = [&](const auto& inner, const auto& energy, const auto& weight, const auto& explained,
+                           const auto& other) {
       using V = std::decay_t<decltype(inner)>;
-      return (energy + V(2 * w) * inner + V(own)) / (weight + V(w)) - explained;
+      return (energy + V(2 * w) * inner + V(own)) / (weight + V(w)) - explained + other;
     };
     const auto strength = [&](const auto& inner) {
       using std::abs;
       return points_.signless ? abs(inner) : inner;
     };
+    constexpr double kNone = -std::numeric_limits<double>::infinity();
+    simd::F64x2 most(kNone);
     uint32_t q = 0;
     for (; q + 2 <= k_; q += 2) {
       const auto pair = [q](const double* values) { return simd::F64x2::load_unaligned(values + q); };
-      gains(strength(pair(s)), pair(energy_.data()), pair(weight_.data()), pair(explained_.data()))
-          .store_unaligned(&gain_[q]);
+      const simd::F64x2 gain = gains(strength(pair(s)), pair(energy_.data()), pair(weight_.data()),
+                                     pair(explained_.data()), pair(others));
+      gain.store_unaligned(&gain_[q]);
+      most = simd::larger(gain, most);
     }
-    for (; q < k_; ++q) gain_[q] = gains(strength(s[q]), energy_[q], weight_[q], explained_[q]);
+    double last = kNone;
+    for (; q < k_; ++q)
+      last = gain_[q] = gains(strength(s[q]), energy_[q], weight_[q], explained_[q], others[q]);
+    return std::max({most.get(0), most.get(1), last});
+  }
+
+  /// Where bestGain() found its maximum. Comes second, where it is wanted at all: few units move, and a
+  /// search that ends at an unforeseeable place costs as much as all gains.
+  uint32_t clusterOf(double gain) const {
+    return static_cast<uint32_t>(std::ranges::find(gain_, gain) - gain_.begin());
   }
 
   /// Takes u out of its cluster's energy and weight.
@@ -215,6 +221,7 @@ class Partition {
   std::vector<double> sums_;                         // n x k
   std::vector<double> energy_, weight_, explained_;  // T_q, W_q, T_q / W_q
   std::vector<double> gain_;                         // of one unit, with each q
+  std::vector<double> isOther_;  // from k - 1 - p on: 0 for each q but p, for which it is -infinity
   std::vector<uint32_t> members_;
 };
 
