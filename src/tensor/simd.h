@@ -111,10 +111,16 @@ inline U8x16 lookUp(U8x16 table, U8x16 index) {
 
 /// Two pairs of binary64 as four of binary32, rounded to nearest even.
 inline F32x4 narrow(F64x2 low, F64x2 high) {
+#if defined(__wasm_simd128__)
+  // From the vectors below the compiler makes four conversions of one element each.
+  const auto a = wasm_f32x4_demote_f64x2_zero(low.data), b = wasm_f32x4_demote_f64x2_zero(high.data);
+  return F32x4(wasm_i64x2_shuffle(a, b, 0, 2));
+#else
   const auto a = __builtin_convertvector(std::bit_cast<detail::Double2>(low.data), detail::Float2);
   const auto b = __builtin_convertvector(std::bit_cast<detail::Double2>(high.data), detail::Float2);
   const detail::Float4 joined = __builtin_shufflevector(a, b, 0, 1, 2, 3);
   return F32x4(std::bit_cast<F32x4::register_type>(joined));
+#endif
 }
 
 /// The lower, or upper, 16 bits of the elements of two vectors, as eight 16-bit ones.
