@@ -145,30 +145,31 @@ class Partition {
   /// gain_: what each T_q / W_q would gain if u joined, u's own cluster left out; returns the largest.
   double bestGain(size_t u) {
     const double w = points_.weights[u], own = w * w * points_.gram(u, u);
-    const double* s = &sums_[u * k_];
-    const double* others = &isOther_[k_ - 1 - label[u]];
-    const auto gains = [&](const auto& inner, const auto& energy, const auto& weight, const auto& explained,
-                           const auto& other) {
-      using V = std::decay_t<decltype(inner)>;
-      return (energy + V(2 * w) * inner + V(own)) / (weight + V(w)) - explained + other;
-    };
-    const auto strength = [&](const auto& inner) {
+    // Whatever is stored to gain_ cannot change these, which a compiler does not know of members.
+    const bool signless = points_.signless;
+    const uint32_t k = k_;
+    const double *s = &sums_[u * k], *energy = energy_.data(), *weight = weight_.data();
+    const double *explained = explained_.data(), *others = &isOther_[k - 1 - label[u]];
+    double* gain = gain_.data();
+    // Of the clusters from q on, as many as load() gives.
+    const auto gains = [&](uint32_t q, const auto& load) {
       using std::abs;
-      return points_.signless ? abs(inner) : inner;
+      auto inner = load(s + q);
+      using V = decltype(inner);
+      if (signless) inner = abs(inner);
+      return (load(energy + q) + V(2 * w) * inner + V(own)) / (load(weight + q) + V(w)) -
+             load(explained + q) + load(others + q);
     };
     constexpr double kNone = -std::numeric_limits<double>::infinity();
     simd::F64x2 most(kNone);
-    uint32_t q = 0;
-    for (; q + 2 <= k_; q += 2) {
-      const auto pair = [q](const double* values) { return simd::F64x2::load_unaligned(values + q); };
-      const simd::F64x2 gain = gains(strength(pair(s)), pair(energy_.data()), pair(weight_.data()),
-                                     pair(explained_.data()), pair(others));
-      gain.store_unaligned(&gain_[q]);
-      most = simd::larger(gain, most);
-    }
     double last = kNone;
-    for (; q < k_; ++q)
-      last = gain_[q] = gains(strength(s[q]), energy_[q], weight_[q], explained_[q], others[q]);
+    uint32_t q = 0;
+    for (; q + 2 <= k; q += 2) {
+      const auto both = gains(q, [](const double* values) { return simd::F64x2::load_unaligned(values); });
+      both.store_unaligned(gain + q);
+      most = simd::larger(both, most);
+    }
+    if (q < k) last = gain[q] = gains(q, [](const double* value) { return *value; });
     return std::max({most.get(0), most.get(1), last});
   }
 
