@@ -66,7 +66,8 @@ void seedPartition(const Points& points, uint32_t k, Random& random, Partition& 
 void swapCentroid(Partition& partition, uint32_t p, size_t u) {
   for (size_t v = 0; v < partition.label.size(); ++v) {
     if (partition.label[v] != p || v == u) continue;
-    partition.move(v, partition.bestOther(v));
+    const uint32_t other = partition.bestOther(v);
+    if (other != p) partition.move(v, other);
   }
   if (partition.label[u] != p) {
     partition.move(u, p);

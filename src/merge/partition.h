@@ -119,8 +119,9 @@ class Partition {
     return explained_[p] - rest / (weight_[p] - points_.weights[u]);
   }
 
-  /// The cluster whose T_q / W_q gains most if u joins it, u's own left out. Ties: lowest. k >= 2.
-  uint32_t bestOther(size_t u) { return clusterOf(bestGain(u)); }
+  /// The cluster whose T_q / W_q gains most if u joins it, u's own left out. Ties: lowest. k >= 2. u's own
+  /// where no gain is a number.
+  uint32_t bestOther(size_t u) { return clusterOf(bestGain(u), u); }
 
   /// Moves single units while that lowers the inertia (Hartigan's method): every result is also a fixed
   /// point of Lloyd's algorithm, but not the other way round.
@@ -133,7 +134,7 @@ class Partition {
         bool changed = points_.signless && turn(u);
         if (members_[label[u]] >= 2) {
           const double gain = bestGain(u);
-          if (gain - leaveLoss(u) > leastGain) move(u, clusterOf(gain)), changed = true;
+          if (gain - leaveLoss(u) > leastGain) move(u, clusterOf(gain, u)), changed = true;
         }
         settled = changed ? 0 : settled + 1;
         if (settled == n_) return;
@@ -173,10 +174,12 @@ class Partition {
     return std::max({most.get(0), most.get(1), last});
   }
 
-  /// Where bestGain() found its maximum. Comes second, where it is wanted at all: few units move, and a
-  /// search that ends at an unforeseeable place costs as much as all gains.
-  uint32_t clusterOf(double gain) const {
-    return static_cast<uint32_t>(std::ranges::find(gain_, gain) - gain_.begin());
+  /// Where bestGain() found its maximum; u's own cluster where it found none, as there are no numbers when
+  /// products have overflowed. Comes second, where it is wanted at all: few units move, and a search that
+  /// ends at an unforeseeable place costs as much as all gains.
+  uint32_t clusterOf(double gain, size_t u) const {
+    const auto at = std::ranges::find(gain_, gain);
+    return at == gain_.end() ? label[u] : static_cast<uint32_t>(at - gain_.begin());
   }
 
   /// Takes u out of its cluster's energy and weight.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <set>
 
@@ -187,6 +188,25 @@ TEST(Search, StopsWhenCancelled) {
   context.cancel();
   const Clustering found = cluster(cloud.view(), 20, {10'000, 0}, context);
   EXPECT_EQ(std::set<uint32_t>(found.label.begin(), found.label.end()).size(), 20u);
+}
+
+/// Products of units near binary32's largest number overflow in its Gram matrix, and then no gain is a
+/// number.
+TEST(Search, LabelsAreClustersWhereProductsOverflow) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const size_t large : {1, 3, 5}) {
+    for (const bool signless : {false, true}) {
+      Random random(9);
+      Cloud cloud(random, 5, 3, false);
+      for (size_t u = 0; u < large; ++u) {
+        for (size_t v = 0; v < 5; ++v) cloud.gram(u, v) = cloud.gram(v, u) = u == v ? infinity : -infinity;
+      }
+      for (uint64_t seed = 0; seed < 50; ++seed) {
+        for (const uint32_t label : cluster(cloud.view(signless), 4, {2, seed}, Context()).label)
+          ASSERT_LT(label, 4u);
+      }
+    }
+  }
 }
 
 /// What Ward's agglomeration explains, against merging the cheapest pair by hand.
