@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
+#include <numeric>
 #include <vector>
 
 #include "base/limits.h"
@@ -45,9 +45,9 @@ class Partition {
         weight_(k),
         explained_(k),
         gain_(k),
-        isOther_(2 * k - 1, 0.0),
+        excluded_(2 * k - 1, 0.0),
         members_(k) {
-    isOther_[k - 1] = -std::numeric_limits<double>::infinity();
+    excluded_[k - 1] = -std::numeric_limits<double>::infinity();
   }
 
   std::vector<uint32_t> label;
@@ -121,20 +121,20 @@ class Partition {
 
   /// The cluster whose T_q / W_q gains most if u joins it, u's own left out. Ties: lowest. k >= 2. u's own
   /// where no gain is a number.
-  uint32_t bestOther(size_t u) { return clusterOf(bestGain(u), u); }
+  uint32_t bestOther(size_t u) { return clusterOf(bestGain(u)); }
 
   /// Moves single units while that lowers the inertia (Hartigan's method): every result is also a fixed
   /// point of Lloyd's algorithm, but not the other way round.
   void moveUnits(double leastGain) {
     if (k_ < 2) return;
-    // Units seen since the last change: when that are all, none has anything to gain.
+    // Units seen since the last change: when these are all, none has anything to gain.
     size_t settled = 0;
     for (uint32_t pass = 0; pass < limits::kLloydIterations; ++pass) {
       for (size_t u = 0; u < n_; ++u) {
         bool changed = points_.signless && turn(u);
         if (members_[label[u]] >= 2) {
           const double gain = bestGain(u);
-          if (gain - leaveLoss(u) > leastGain) move(u, clusterOf(gain, u)), changed = true;
+          if (gain - leaveLoss(u) > leastGain) move(u, clusterOf(gain)), changed = true;
         }
         settled = changed ? 0 : settled + 1;
         if (settled == n_) return;
@@ -143,14 +143,15 @@ class Partition {
   }
 
  private:
-  /// gain_: what each T_q / W_q would gain if u joined, u's own cluster left out; returns the largest.
+  /// gain_: what each T_q / W_q would gain if u joined, -infinity for u's own cluster; returns the largest,
+  /// which is one of them.
   double bestGain(size_t u) {
     const double w = points_.weights[u], own = w * w * points_.gram(u, u);
     // Whatever is stored to gain_ cannot change these, which a compiler does not know of members.
     const bool signless = points_.signless;
     const uint32_t k = k_;
     const double *s = &sums_[u * k], *energy = energy_.data(), *weight = weight_.data();
-    const double *explained = explained_.data(), *others = &isOther_[k - 1 - label[u]];
+    const double *explained = explained_.data(), *excluded = &excluded_[k - 1 - label[u]];
     double* gain = gain_.data();
     // Of the clusters from q on, as many as load() gives.
     const auto gains = [&](uint32_t q, const auto& load) {
@@ -159,7 +160,7 @@ class Partition {
       using V = decltype(inner);
       if (signless) inner = abs(inner);
       return (load(energy + q) + V(2 * w) * inner + V(own)) / (load(weight + q) + V(w)) -
-             load(explained + q) + load(others + q);
+             load(explained + q) + load(excluded + q);
     };
     constexpr double kNone = -std::numeric_limits<double>::infinity();
     simd::F64x2 most(kNone);
@@ -171,15 +172,15 @@ class Partition {
       most = simd::larger(both, most);
     }
     if (q < k) last = gain[q] = gains(q, [](const double* value) { return *value; });
+    // Where products have overflowed, no gain may be a number, not even that one.
+    gain[label[u]] = kNone;
     return std::max({most.get(0), most.get(1), last});
   }
 
-  /// Where bestGain() found its maximum; u's own cluster where it found none, as there are no numbers when
-  /// products have overflowed. Comes second, where it is wanted at all: few units move, and a search that
-  /// ends at an unforeseeable place costs as much as all gains.
-  uint32_t clusterOf(double gain, size_t u) const {
-    const auto at = std::ranges::find(gain_, gain);
-    return at == gain_.end() ? label[u] : static_cast<uint32_t>(at - gain_.begin());
+  /// Where bestGain() found its maximum. Comes second, where it is wanted at all: few units move, and a
+  /// search that ends at an unforeseeable place costs as much as all gains.
+  uint32_t clusterOf(double gain) const {
+    return static_cast<uint32_t>(std::ranges::find(gain_, gain) - gain_.begin());
   }
 
   /// Takes u out of its cluster's energy and weight.
@@ -225,7 +226,7 @@ class Partition {
   std::vector<double> sums_;                         // n x k
   std::vector<double> energy_, weight_, explained_;  // T_q, W_q, T_q / W_q
   std::vector<double> gain_;                         // of one unit, with each q
-  std::vector<double> isOther_;  // from k - 1 - p on: 0 for each q but p, for which it is -infinity
+  std::vector<double> excluded_;  // from k - 1 - p on: 0 for each q but p, for which it is -infinity
   std::vector<uint32_t> members_;
 };
 
