@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "linalg/multiply.h"
@@ -17,6 +18,16 @@ double norm(std::span<const double> values) {
   double sum = 0;
   for (const double value : values) sum += value * value;
   return std::sqrt(sum);
+}
+
+/// Column j becomes column order[j].
+void unorder(Matrix& matrix, std::span<const size_t> order) {
+  std::vector<double> ordered;
+  for (size_t i = 0; i < matrix.rows(); ++i) {
+    const auto row = matrix.row(i);
+    ordered.assign(row.begin(), row.end());
+    for (size_t j = 0; j < order.size(); ++j) row[order[j]] = ordered[j];
+  }
 }
 
 }  // namespace
@@ -82,50 +93,62 @@ Result<GramRoot> principalRoot(const Matrix& gram) {
 GramRoot triangularRoot(const Matrix& gram) {
   const size_t n = gram.rows();
   std::vector<double> left(n);  // what of each unit is outside the basis so far, squared
-  for (size_t u = 0; u < n; ++u) left[u] = gram(u, u);
+  double trace = 0;             // at least the largest eigenvalue
+  for (size_t u = 0; u < n; ++u) {
+    left[u] = gram(u, u);
+    trace += std::max(0.0, left[u]);
+  }
   const double top = n == 0 ? 0.0 : *std::ranges::max_element(left);
   const double noise = roundingShare(n) * top;
+  // Columns are those of order[0], order[1], ..., the pivots first: what a row has is then to the right of
+  // the diagonal, or in its inverse to the left.
+  std::vector<size_t> order(n), place(n);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::iota(place.begin(), place.end(), size_t{0});
   Matrix root(n, n);
-  std::vector<size_t> pivots;
-  while (pivots.size() < n) {
-    const size_t d = pivots.size();
+  std::vector<double> shares;
+  const auto columnAbove = [&](size_t d) {
+    shares.clear();
+    for (size_t e = 0; e < d; ++e) shares.push_back(root(e, d));
+  };
+  size_t m = 0;
+  for (; m < n; ++m) {
     const auto pivot = static_cast<size_t>(std::ranges::max_element(left) - left.begin());
     if (left[pivot] <= noise) break;
-    // Row d: the inner products of the units with what is new of the pivot.
-    const auto row = root.row(d);
-    std::ranges::copy(gram.row(pivot), row.begin());
-    for (size_t e = 0; e < d; ++e) {
-      const double share = root(e, pivot);
-      const auto earlier = root.row(e);
-      for (size_t u = 0; u < n; ++u) row[u] -= share * earlier[u];
+    const size_t from = place[pivot];
+    for (size_t e = 0; e < m; ++e) std::swap(root(e, m), root(e, from));
+    std::swap(order[m], order[from]);
+    std::swap(place[order[m]], place[order[from]]);
+    // The inner products of the units with what is new of the pivot.
+    const auto row = root.row(m).subspan(m);
+    for (size_t j = 0; j < row.size(); ++j) row[j] = gram(pivot, order[m + j]);
+    columnAbove(m);
+    subtractProducts(row, shares, root.data() + m, n);
+    const double scale = 1 / std::sqrt(row[0]);
+    for (size_t j = 0; j < row.size(); ++j) {
+      row[j] *= scale;
+      left[order[m + j]] -= row[j] * row[j];
     }
-    const double scale = 1 / std::sqrt(row[pivot]);
-    for (size_t u = 0; u < n; ++u) {
-      row[u] *= scale;
-      left[u] -= row[u] * row[u];
-    }
-    // Exactly triangular: a pivot has nothing outside the basis that it belongs to.
-    for (const size_t earlier : pivots) row[earlier] = 0;
     left[pivot] = -std::numeric_limits<double>::infinity();
-    pivots.push_back(pivot);
   }
-  const size_t m = pivots.size();
-  double trace = 0;  // at least the largest eigenvalue
-  for (size_t u = 0; u < n; ++u) trace += std::max(0.0, gram(u, u));
-  GramRoot result{firstRows(std::move(root), m), Matrix(m, n), std::sqrt(trace)};
-  // Forward substitution: vector d = (pivot d - sum over e < d of root(e, pivot d) vector e) / root(d, pivot
-  // d).
+  root = firstRows(root, m);
+  Matrix inverse(m, n);
+  // Forward substitution: vector d = (pivot d - sum over e < d of root(e, d) vector e) / root(d, d). Of
+  // vector e what is to the right of e is zero: a block of columns needs only vectors that begin in it or
+  // before.
+  constexpr size_t kBlock = 32;
   for (size_t d = 0; d < m; ++d) {
-    const auto row = result.inverse.row(d);
-    row[pivots[d]] = 1;
-    for (size_t e = 0; e < d; ++e) {
-      const double share = result.root(e, pivots[d]);
-      const auto earlier = result.inverse.row(e);
-      for (size_t p = 0; p <= e; ++p) row[pivots[p]] -= share * earlier[pivots[p]];
-    }
-    for (size_t p = 0; p <= d; ++p) row[pivots[p]] /= result.root(d, pivots[d]);
+    const auto row = inverse.row(d).first(d + 1);
+    row[d] = 1;
+    columnAbove(d);
+    for (size_t first = 0; first < d; first += kBlock)
+      subtractProducts(row.subspan(first, std::min(kBlock, d - first)), std::span(shares).subspan(first),
+                       &inverse(first, first), n);
+    for (double& x : row) x /= root(d, d);
   }
-  return result;
+  unorder(root, order);
+  unorder(inverse, order);
+  return {std::move(root), std::move(inverse), std::sqrt(trace)};
 }
 
 }  // namespace lego

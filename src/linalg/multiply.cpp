@@ -32,10 +32,41 @@ LEGO_KERNEL void multiplyTile(const double* left0, const double* left1, size_t i
   }
 }
 
+/// `vectors` pairs of subtractProducts' columns.
+template <size_t vectors>
+LEGO_KERNEL void subtractTile(double* target, const double* factors, size_t count, const double* rows,
+                              size_t stride) {
+  F64x2 values[vectors];
+  for (size_t v = 0; v < vectors; ++v) values[v] = F64x2::load_unaligned(target + 2 * v);
+  for (size_t e = 0; e < count; ++e, rows += stride) {
+    const F64x2 factor(factors[e]);
+    for (size_t v = 0; v < vectors; ++v) values[v] = values[v] - factor * F64x2::load_unaligned(rows + 2 * v);
+  }
+  for (size_t v = 0; v < vectors; ++v) values[v].store_unaligned(target + 2 * v);
+}
+
 double dot(const Matrix& left, size_t i, const Matrix& right, size_t j) {
   double sum = left(i, 0) * right(0, j);
   for (size_t l = 1; l < left.columns(); ++l) sum += left(i, l) * right(l, j);
   return sum;
+}
+
+/// `isLower`: what lies above the diagonal is not asked for.
+Matrix product(const Matrix& left, const Matrix& right, bool isLower) {
+  const size_t n = left.rows(), inner = left.columns(), p = right.columns();
+  Matrix result(n, p);
+  if (inner == 0) return result;
+  const size_t wholeRows = n & ~size_t{1}, wholeColumns = p / kTileColumns * kTileColumns;
+  // Column tiles outside: one tile of `right` stays in the L1 cache while all rows pass by.
+  for (size_t j = 0; j < wholeColumns; j += kTileColumns) {
+    for (size_t i = isLower ? j : 0; i < wholeRows; i += 2)
+      multiplyTile(left.row(i).data(), left.row(i + 1).data(), inner, right.data() + j, p,
+                   result.row(i).data() + j, result.row(i + 1).data() + j);
+  }
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = i < wholeRows ? wholeColumns : 0; j < p; ++j) result(i, j) = dot(left, i, right, j);
+  }
+  return result;
 }
 
 }  // namespace
@@ -54,22 +85,7 @@ Matrix firstRows(const Matrix& matrix, size_t count) {
   return result;
 }
 
-Matrix multiply(const Matrix& left, const Matrix& right) {
-  const size_t n = left.rows(), inner = left.columns(), p = right.columns();
-  Matrix result(n, p);
-  if (inner == 0) return result;
-  const size_t wholeRows = n & ~size_t{1}, wholeColumns = p / kTileColumns * kTileColumns;
-  // Column tiles outside: one tile of `right` stays in the L1 cache while all rows pass by.
-  for (size_t j = 0; j < wholeColumns; j += kTileColumns) {
-    for (size_t i = 0; i < wholeRows; i += 2)
-      multiplyTile(left.row(i).data(), left.row(i + 1).data(), inner, right.data() + j, p,
-                   result.row(i).data() + j, result.row(i + 1).data() + j);
-  }
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t j = i < wholeRows ? wholeColumns : 0; j < p; ++j) result(i, j) = dot(left, i, right, j);
-  }
-  return result;
-}
+Matrix multiply(const Matrix& left, const Matrix& right) { return product(left, right, false); }
 
 Matrix multiplyRef(const Matrix& left, const Matrix& right) {
   Matrix result(left.rows(), right.columns());
@@ -88,9 +104,32 @@ Matrix sandwich(const Matrix& left, const Matrix& middle, const Matrix& right) {
   return multiplyTransposed(multiply(left, middle), right);
 }
 
-Matrix gramOfColumns(const Matrix& matrix) {
-  // The product of two elements does not depend on their order, nor does the order of the sum on the side.
-  return multiply(transposed(matrix), matrix);
+Matrix multiplySymmetric(const Matrix& left, const Matrix& right) {
+  Matrix result = product(left, right, true);
+  for (size_t i = 0; i < result.rows(); ++i) {
+    for (size_t j = 0; j < i; ++j) result(j, i) = result(i, j);
+  }
+  return result;
+}
+
+Matrix gramOfColumns(const Matrix& matrix) { return multiplySymmetric(transposed(matrix), matrix); }
+
+void subtractProducts(std::span<double> target, std::span<const double> factors, const double* rows,
+                      size_t stride) {
+  constexpr size_t kVectors = 8;
+  size_t j = 0;
+  for (; j + 2 * kVectors <= target.size(); j += 2 * kVectors)
+    subtractTile<kVectors>(target.data() + j, factors.data(), factors.size(), rows + j, stride);
+  for (; j + 2 <= target.size(); j += 2)
+    subtractTile<1>(target.data() + j, factors.data(), factors.size(), rows + j, stride);
+  if (j < target.size()) subtractProductsRef(target.subspan(j), factors, rows + j, stride);
+}
+
+void subtractProductsRef(std::span<double> target, std::span<const double> factors, const double* rows,
+                         size_t stride) {
+  for (size_t e = 0; e < factors.size(); ++e) {
+    for (size_t j = 0; j < target.size(); ++j) target[j] -= factors[e] * rows[e * stride + j];
+  }
 }
 
 }  // namespace lego

@@ -254,6 +254,35 @@ TEST(Multiply, EqualsReferenceForEveryShape) {
   }
 }
 
+TEST(Multiply, DifferencesEqualTheReferenceForEveryLengthAndOffset) {
+  Random random(11);
+  for (size_t count : {0, 1, 2, 7}) {
+    for (size_t length = 0; length <= 37; ++length) {
+      for (size_t offset = 0; offset < 3; ++offset) {
+        const size_t stride = length + offset + 1;
+        const Matrix rows = randomMatrix(random, count, stride), factors = randomMatrix(random, 1, count),
+                     start = randomMatrix(random, 1, stride);
+        Matrix fast = start, reference = start;
+        subtractProducts(fast.row(0).subspan(offset, length), factors.row(0), rows.data() + offset, stride);
+        subtractProductsRef(reference.row(0).subspan(offset, length), factors.row(0), rows.data() + offset,
+                            stride);
+        for (size_t j = 0; j < stride; ++j) ASSERT_EQ(fast(0, j), reference(0, j)) << length << " " << j;
+      }
+    }
+  }
+}
+
+TEST(Multiply, SymmetricProductsEqualTheReferenceForEverySize) {
+  Random random(12);
+  for (size_t n = 0; n <= 21; ++n) {
+    const Matrix left = randomMatrix(random, n, 5), right = transposed(left);
+    const Matrix fast = multiplySymmetric(left, right), reference = multiplyRef(left, right);
+    for (size_t i = 0; i < n; ++i) {
+      for (size_t j = 0; j < n; ++j) ASSERT_EQ(fast(i, j), reference(i, j)) << n;
+    }
+  }
+}
+
 TEST(Multiply, FormsAgree) {
   Random random(9);
   const Matrix left = randomMatrix(random, 7, 5), middle = randomMatrix(random, 5, 5),
