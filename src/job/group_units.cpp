@@ -90,31 +90,31 @@ void shareInputs(GroupUnits& group, std::span<const ModuleUnits> feeders,
   std::vector<InputUnits> members;
   for (const ModuleUnits& module : group.modules) members.push_back({&module, 1});
   for (size_t f = 0; f < feeders.size(); ++f) members.push_back({&feeders[f], planned[f].strength});
-  std::vector<uint32_t> adapter;  // of each unit, index into the inputs
+  group.inputs = std::make_unique<InputGroup>();
+  InputGroup& inputs = *group.inputs;
+  std::vector<uint32_t> adapter;  // of each delta, index into the inputs
   std::vector<size_t> first;      // unit of each member
-  uint32_t base = 0;
   for (const auto& [units, strength] : members) {
+    const size_t base = group.groupRow.size();
     first.push_back(base);
     for (size_t u = 0; u < units->pool.size(); ++u) {
-      group.groupRow.push_back(base + units->rows.row[u]);
+      group.groupRow.push_back(static_cast<uint32_t>(base) + units->rows.row[u]);
       group.groupFold.push_back(units->rows.foldA[u]);
-      adapter.push_back(units->adapter[units->pool.owner[u]]);
     }
-    base += static_cast<uint32_t>(units->pool.size());
-  }
-  const size_t g = group.groupRow.size();
-  group.inputs = std::make_unique<InputGroup>(
-      InputGroup{foldedGram(gramA, group.groupRow, group.groupFold), Matrix(g, g)});
-  for (size_t m = 0; m < members.size(); ++m) {
-    const Matrix within = groupOfOne(members[m].units->pool, unitCovariance).within;
-    for (size_t u = 0; u < within.rows(); ++u) {
-      for (size_t v = 0; v < within.columns(); ++v)
-        group.inputs->within(first[m] + u, first[m] + v) = members[m].strength * within(u, v);
+    for (const size_t unit : units->pool.firstUnits()) inputs.firstUnits.push_back(base + unit);
+    // Where the next member begins, that it says.
+    inputs.firstUnits.pop_back();
+    for (Matrix& within : withinDeltas(units->pool, unitCovariance)) {
+      for (size_t e = 0; e < within.rows() * within.columns(); ++e) within.data()[e] *= strength;
+      inputs.within.push_back(std::move(within));
     }
+    adapter.insert(adapter.end(), units->adapter.begin(), units->adapter.end());
   }
+  inputs.firstUnits.push_back(group.groupRow.size());
+  inputs.gramA = foldedGram(gramA, group.groupRow, group.groupFold);
   for (size_t m = 0; m < group.modules.size(); ++m) {
     ModuleUnits& module = group.modules[m];
-    module.pool.inputs = group.inputs.get();
+    module.pool.inputs = &inputs;
     module.pool.firstInGroup = first[m];
     for (const uint32_t i : adapter) {
       const auto own = std::ranges::find(module.adapter, i);

@@ -26,7 +26,8 @@ Result<MergedFactors> mergeLeastInterference(const UnitPool&, const MethodReques
 /// that modules can be compared.
 Result<std::vector<double>> leastInterferenceEnergies(const UnitPool&, const MethodRequest&, const Context&);
 
-/// The group that a module makes up alone. `unitCovariance`: every D_i^T D_i has trace 1.
-InputGroup groupOfOne(const UnitPool& pool, bool unitCovariance);
+/// How strongly each adapter's delta in a module tells of its inputs: D_i^T D_i is the sum over its units u
+/// and v of a_u within(u, v) a_v^T. `unitCovariance`: every trace is 1. Of an adapter of zeros all is zero.
+std::vector<Matrix> withinDeltas(const UnitPool& pool, bool unitCovariance);
 
 }  // namespace lego

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,19 +13,31 @@
 #include "base/context.h"
 #include "base/result.h"
 #include "linalg/assemble.h"
+#include "linalg/factorise.h"
 #include "linalg/gram.h"
-#include "linalg/matrix.h"
 #include "merge/kmeans.h"
 #include "merge/options.h"
 
 namespace lego {
 
+/// The covariance of a group's inputs, with some weights of its adapters, in an orthonormal basis of what the
+/// group's a_u span.
+struct InputMetric {
+  std::vector<double> weights;  ///< of each of the group's deltas
+  GramRoot basis;
+  double trace = 0;  ///< of the covariance; where it is zero, there is no more
+  Matrix inverse;    ///< transposed inverse of R, where R^T R is the covariance with all eigenvalues raised
+};
+
 /// What the units of all modules that read one input, or write it, say about it together. Its units are those
 /// of the modules one after the other, adapter by adapter within each; of modules that write it, a_u and b_u
 /// have changed places.
 struct InputGroup {
-  Matrix gramA;   ///< G x G, <a_u, a_v>
-  Matrix within;  ///< G x G, weighted <b_u, b_v> where u and v belong to the same delta, otherwise 0
+  Matrix gramA;                    ///< G x G, <a_u, a_v>
+  std::vector<size_t> firstUnits;  ///< of each delta, and, last, G
+  std::vector<Matrix> within;      ///< of each delta: weighted <b_u, b_v>
+  /// As the last module that was merged has made it: others of the group mostly have the same weights.
+  std::shared_ptr<const InputMetric> metric;
 };
 
 /// The pooled units of one module. Unit u is the pair (a_u, b_u): a row of an adapter's A with its column
@@ -41,9 +54,9 @@ struct UnitPool {
   std::vector<uint32_t> ranks;     ///< units of each adapter
 
   /// Where a method uses shared inputs: the group that the module belongs to, where in it the module's units
-  /// begin, and whose unit each of the group's is (index into weights, or kNobody: of an adapter that lacks
-  /// this module). Coefficients of A are then on the group's units.
-  const InputGroup* inputs = nullptr;
+  /// begin, and whose each of its deltas is (index into weights, or kNobody: of an adapter that lacks this
+  /// module). Coefficients of A are then on the group's units.
+  InputGroup* inputs = nullptr;
   size_t firstInGroup = 0;
   std::vector<uint32_t> groupOwner;
   static constexpr uint32_t kNobody = UINT32_MAX;
