@@ -117,16 +117,26 @@ TEST(LeastInterference, LearnsFromModulesThatReadOrWriteTheSameInput) {
     writers.push_back(down[i].transpose() * down[i] + 10 * up[i] * up[i].transpose() +
                       3 * gate[i] * gate[i].transpose());
   }
-  const auto expect = [&](const Merged& merged, const std::string& path, const std::vector<Dense>& deltas,
-                          const std::vector<Dense>& covariances) {
-    const Dense expected = Interference{weights, deltas, covariances}.solution();
+  const auto expectWith = [](const std::vector<double>& own, const Merged& merged, const std::string& path,
+                             const std::vector<Dense>& deltas, const std::vector<Dense>& covariances) {
+    const Dense expected = Interference{own, deltas, covariances}.solution();
     const Dense found = denseOf(pairOf(merged, path));
     EXPECT_LT((found - expected).norm(), 1e-5 * expected.norm()) << path;
+  };
+  const auto expect = [&](const Merged& merged, const std::string& path, const std::vector<Dense>& deltas,
+                          const std::vector<Dense>& covariances) {
+    expectWith(weights, merged, path, deltas, covariances);
   };
   const Merged merged = must(mergeAll(adapters, recipe));
   expect(merged, "mlp.gate_proj", gate, readers);
   expect(merged, "mlp.up_proj", up, readers);
   expect(merged, "mlp.down_proj", down, writers);
+  // Modules that read the same, with weights of their own.
+  recipe.moduleWeights = {{1, "*.up_proj", 0.2}};
+  const Merged weighted = must(mergeAll(adapters, recipe));
+  expect(weighted, "mlp.gate_proj", gate, readers);
+  expectWith({1, 0.2, 1.3}, weighted, "mlp.up_proj", up, readers);
+  recipe.moduleWeights.clear();
   recipe.options = {{"shared_inputs", "off"}};
   std::vector<Dense> own;
   for (const Dense& delta : down) own.push_back(delta.transpose() * delta);
