@@ -125,16 +125,6 @@ void shareInputs(GroupUnits& group, std::span<const ModuleUnits> feeders,
   }
 }
 
-/// How exactly a method's Gram matrices are computed.
-struct Precisions {
-  GramPrecision a, b;
-};
-Precisions precisionsOf(MethodPrecision precision) {
-  const bool single = precision == MethodPrecision::Single, doubleB = precision == MethodPrecision::Double;
-  return {single ? GramPrecision::Single : GramPrecision::Double,
-          doubleB ? GramPrecision::Double : GramPrecision::Single};
-}
-
 /// Pools of a group's modules, and what they share. `gramA` is that of all the group's A units. `place` says
 /// where a module's rows lie, and sets the Gram matrix of its B units.
 template <typename Place>
@@ -250,6 +240,12 @@ void addUnits(StoredRows& rows, const PlannedModule& module, bool isA, std::span
 }
 
 }  // namespace
+
+Precisions precisionsOf(MethodPrecision precision) {
+  const bool single = precision == MethodPrecision::Single, doubleB = precision == MethodPrecision::Double;
+  return {single ? GramPrecision::Single : GramPrecision::Double,
+          doubleB ? GramPrecision::Double : GramPrecision::Single};
+}
 
 Result<GroupUnits> unpackGroup(const Plan& plan, const PlannedGroup& planned,
                                std::span<const AdapterFile> adapters, std::span<const std::byte> input,

@@ -44,6 +44,12 @@ struct GroupUnits {
   std::vector<double> groupFold;
 };
 
+/// How exactly a method's Gram matrices are computed.
+struct Precisions {
+  GramPrecision a, b;
+};
+Precisions precisionsOf(MethodPrecision precision);
+
 /// Unpacks the factors of a group, unless they stay as they are stored (isStored), and computes the Gram
 /// matrices. With the plan's option `canonical`, each
 /// adapter's units are first replaced by its singular value decomposition: A = sqrt(S) V^T, B = U sqrt(S),

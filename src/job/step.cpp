@@ -137,9 +137,8 @@ Result<Outcome> mergeEntries(const Plan& plan, const ModuleUnits& units, EntryMe
     for (size_t c = 0; c < units.pool.in; ++c) a[c] = static_cast<float>(half * a[c]);
     for (size_t o = 0; o < units.pool.out; ++o) b[o] = static_cast<float>(std::copysign(half, scale) * b[o]);
   }
-  const bool single = plan.method->precision == MethodPrecision::Single;
-  auto grams = gramsOfRows(kernels, units, request.rank,
-                           single ? GramPrecision::Single : GramPrecision::Double, context);
+  const GramPrecision precision = precisionsOf(plan.method->precision).a;
+  auto grams = gramsOfRows(kernels, units, request.rank, precision, context);
   if (!grams) return grams.error();
   return Outcome{std::vector<float>(request.rank, 1.0f), std::move(*grams), {}, {}, {}};
 }
