@@ -16,7 +16,7 @@ import type { WorkerSettings } from './platform.js'
 import { moduleReport, type ModuleReport } from './report.js'
 import { batchesOf, modulesOf, numbered, partName, type NumberedBatch } from './shard.js'
 import { mustReadBack, type OpenSink, type OutputReference } from './sink.js'
-import type { ByteSource, FileReference, OpenSource } from './source.js'
+import { readRanges, type ByteSource, type FileReference, type OpenSource } from './source.js'
 
 // PEFT's own configs have 1 to 3 KB; the core refuses more than this (limits.h, kConfigBytes).
 const largestConfig = 4_000_000
@@ -60,8 +60,7 @@ async function openAdapter(tools: Tools, session: Session, reference: AdapterRef
   const { error, alphas } = session.addAdapter(names, header, config ?? new Uint8Array())
   checkCore(error)
   if (alphas.length === 0) return
-  const values = await Promise.all(alphas.map(({ offset, length }) => source.read(offset, length)))
-  checkCore(session.setAlphas(new Uint8Array(await new Blob(values as BlobPart[]).arrayBuffer())))
+  checkCore(session.setAlphas(await readRanges(source, alphas)))
 }
 
 /** The first bytes of a file that the core needs: how many, it says bit by bit. */

@@ -15,6 +15,8 @@ export interface ByteSource {
   readonly size: number
   /** Whether read() puts bytes into the space that it is given. */
   readonly readsIntoMemory: boolean
+  /** Bytes that are read in about the time that one more call of read() takes. */
+  readonly bytesPerCall: number
   /**
    * The bytes [offset, offset + length), in `space`, which has that length, where readsIntoMemory says so. Rejects with read_failed; never gives fewer.
    */
@@ -29,6 +31,8 @@ export type OpenSource = (reference: FileReference) => Promise<ByteSource>
 export class BlobSource implements ByteSource {
   readonly name: string
   readonly readsIntoMemory = false
+  // Measured in Chromium: 0.3 ms, in which it reads as much.
+  readonly bytesPerCall = 256 << 10
   readonly #blob: Blob
 
   constructor(name: string, blob: Blob) {
@@ -52,6 +56,49 @@ export class BlobSource implements ByteSource {
   }
 
   async close(): Promise<void> {}
+}
+
+/** A part of a file, in bytes. */
+export interface ByteRange {
+  readonly offset: number
+  readonly length: number
+}
+
+// Of what is read along with short ranges: no more than this is in memory at a time.
+const largestRead = 1 << 20
+const readsAtOnce = 8
+
+/** The bytes of many short ranges, one range after the other. Those that lie near each other are read in one go. */
+export async function readRanges(source: ByteSource, ranges: readonly ByteRange[]): Promise<Uint8Array<ArrayBuffer>> {
+  const places: { readonly range: ByteRange; readonly at: number }[] = []
+  let size = 0
+  for (const range of ranges) {
+    places.push({ range, at: size })
+    size += range.length
+  }
+  places.sort((x, y) => x.range.offset - y.range.offset)
+  const reads: { readonly begin: number; end: number; readonly places: typeof places }[] = []
+  for (const place of places) {
+    const begin = place.range.offset
+    const end = begin + place.range.length
+    const last = reads.at(-1)
+    if (last && begin <= last.end + source.bytesPerCall && end <= last.begin + largestRead) {
+      last.end = Math.max(last.end, end)
+      last.places.push(place)
+    } else {
+      reads.push({ begin, end, places: [place] })
+    }
+  }
+  const result = new Uint8Array(size)
+  const open = reads.values()
+  const readOn = async (): Promise<void> => {
+    for (const { begin, end, places } of open) {
+      const bytes = await source.read(begin, end - begin)
+      for (const { range, at } of places) result.set(bytes.subarray(range.offset - begin, range.offset - begin + range.length), at)
+    }
+  }
+  await Promise.all(Array.from({ length: readsAtOnce }, readOn))
+  return result
 }
 
 export function readFailed(file: string, why: string, cause?: unknown): MergeError {

@@ -14,6 +14,8 @@ const syncedAtOnce = 8 << 20
 
 class FileSource implements ByteSource {
   readonly readsIntoMemory = true
+  // Measured: 7 microseconds.
+  readonly bytesPerCall = 64 << 10
   constructor(
     readonly name: string,
     readonly size: number,
