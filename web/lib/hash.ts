@@ -10,6 +10,9 @@ export interface Hasher {
 /** What it needs may have to be loaded first. */
 export type CreateHasher = () => Promise<Hasher>
 
+// Long enough to read at full speed, short enough for memory.
+const pieceBytes = 4 << 20
+
 /** Hashes whole files for a call, and counts the time that takes beside its work. */
 export class FileHasher {
   /** Wall time in seconds. */
@@ -24,23 +27,14 @@ export class FileHasher {
 
   async digest(source: ByteSource): Promise<string> {
     const begun = performance.now()
-    const digest = await hashOf(source, this.#createHasher, this.#checkpoint)
+    const hasher = await this.#createHasher()
+    const space = new Uint8Array(Math.min(pieceBytes, source.size))
+    for (let offset = 0; offset < source.size; offset += space.length) {
+      await this.#checkpoint()
+      const length = Math.min(space.length, source.size - offset)
+      hasher.update(await source.read(offset, length, space.subarray(0, length)))
+    }
     this.seconds += (performance.now() - begun) / 1000
-    return digest
+    return hasher.digest()
   }
-}
-
-// Long enough to read at full speed, short enough for memory.
-const pieceBytes = 4 << 20
-
-/** Digest of a file from the byte `begin` on. `checkpoint` is called before each piece. */
-export async function hashOf(source: ByteSource, createHasher: CreateHasher, checkpoint: () => Promise<void>, begin = 0): Promise<string> {
-  const hasher = await createHasher()
-  const space = new Uint8Array(Math.min(pieceBytes, source.size - begin))
-  for (let offset = begin; offset < source.size; offset += space.length) {
-    await checkpoint()
-    const length = Math.min(space.length, source.size - offset)
-    hasher.update(await source.read(offset, length, space.subarray(0, length)))
-  }
-  return hasher.digest()
 }

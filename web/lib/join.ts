@@ -6,13 +6,13 @@ import { MergeError } from './error.js'
 import type { ReportValue } from './generated/core-single.mjs'
 import { formatFiles } from './generated/registry.js'
 import { FileHasher, type Hasher } from './hash.js'
-import { writeHashes } from './kohya-hashes.js'
+import { KohyaHashes } from './kohya-hashes.js'
 import { partKey, partTensors, type PartDescription, type PartPlan, type PartReport } from './part.js'
 import type { JoinOutcome } from './protocol.js'
 import { moduleReport } from './report.js'
 import { checkCancelled, checkpointOf, readHeader, type Listener, type Tools } from './run.js'
 import { mostShards } from './shard.js'
-import { mustReadBack, type OutputReference, type Sink } from './sink.js'
+import { mustReadBack, type OutputReference } from './sink.js'
 import type { ByteSource, FileReference } from './source.js'
 
 /** Bytes of a file, or of a part's tensor. */
@@ -216,8 +216,8 @@ function rangesOf(parts: readonly Part[], headerBytes: number, bytes: number): R
   return ranges
 }
 
-/** Copies ranges to the sink; the next piece is on its way while one is written. */
-async function copy(ranges: readonly ResultRange[], sink: Sink, checkpoint: (bytesDone: number) => Promise<void>): Promise<void> {
+/** Copies ranges by `write`; the next piece is on its way while one is written. */
+async function copy(ranges: readonly ResultRange[], write: (bytes: Uint8Array) => Promise<void>, checkpoint: (bytesDone: number) => Promise<void>): Promise<void> {
   const pieces = ranges.flatMap(({ part, at, length }) =>
     Array.from({ length: Math.ceil(length / pieceBytes) }, (_, i) => ({ part, begin: at + i * pieceBytes, length: Math.min(pieceBytes, length - i * pieceBytes) })),
   )
@@ -237,7 +237,7 @@ async function copy(ranges: readonly ResultRange[], sink: Sink, checkpoint: (byt
     part.hasher.update(bytes)
     next = start(i + 1)
     await checkpoint(done)
-    await sink.write(bytes)
+    await write(bytes)
     done += length
   }
 }
@@ -298,12 +298,18 @@ export async function join(tools: Tools, references: readonly FileReference[], o
     const progress = (done: number): void => listener.progress({ fraction: Math.min(done / bytes, 0.999), modulesDone: Math.floor((done / bytes) * modules.length), modules: modules.length })
     const sink = await tools.openSink(output, configFile === '' ? [file] : [file, configFile])
     try {
-      if (hashes || wantsHashes) mustReadBack(sink, 'hashes are made by reading the result once more')
+      if (hashes) mustReadBack(sink, "a kohya file's hashes of itself are written last, into its header")
+      if (wantsHashes) mustReadBack(sink, 'hashes are made by reading the result once more')
+      const kohyaHashes = hashes && (await KohyaHashes.create({ areWritten: true, ...hashes, legacyHeader }, tools.createHasher))
+      const write = async (bytes: Uint8Array): Promise<void> => {
+        kohyaHashes?.update(bytes)
+        await sink.write(bytes)
+      }
       const outputs: string[] = []
       await sink.begin({ name: file, size: bytes })
-      await sink.write(header)
+      await write(header)
       for (const part of parts) await hashAround(part, false)
-      await copy(ranges, sink, async done => {
+      await copy(ranges, write, async done => {
         await checkpoint()
         progress(done)
       })
@@ -311,7 +317,7 @@ export async function join(tools: Tools, references: readonly FileReference[], o
         await hashAround(part, true)
         if (part.hasher.digest() !== digests[i]) throw bad(part.source.name, 'is damaged: its bytes are not those that were written; copy it again, or compute it again')
       }
-      if (hashes) await writeHashes({ areWritten: true, ...hashes, legacyHeader }, sink, tools.createHasher, checkpoint)
+      await kohyaHashes?.write(sink)
       if (wantsHashes) outputs.push(await hasher.digest(await sink.written()))
       if (configFile !== '') {
         await sink.begin({ name: configFile, size: config.length })

@@ -2,28 +2,49 @@
 // precalculate_safetensors_hashes.
 
 import type { HashesValue } from './generated/core-single.mjs'
-import { hashOf, type CreateHasher } from './hash.js'
+import type { CreateHasher, Hasher } from './hash.js'
 import type { Sink } from './sink.js'
-import type { ByteSource } from './source.js'
 
 /** The bytes that the old hash of Stable Diffusion's user interfaces looks at. */
 const legacyBegin = 0x10_0000
 const legacyEnd = 0x11_0000
 
-/** That part of the file as it would be with a shorter header, or less where it ends before. */
-async function legacyPart(file: ByteSource, dataBegin: number, header: Uint8Array): Promise<Uint8Array[]> {
-  const inFile = (offset: number): number => Math.min(file.size, dataBegin + Math.max(0, offset - header.length))
-  const begin = inFile(legacyBegin)
-  return [header.subarray(legacyBegin, legacyEnd), await file.read(begin, inFile(legacyEnd) - begin)]
-}
+/** Hashes a file while it is written. */
+export class KohyaHashes {
+  readonly #hashes: Omit<HashesValue, 'legacyHeader'>
+  readonly #model: Hasher
+  readonly #legacy: Hasher
+  /** Of the file: what the old hash takes of its tensors. It looks at the file as it would be with a shorter header. */
+  readonly #legacyRange: readonly [number, number]
+  /** Of the file, bytes so far. */
+  #position = 0
 
-/** Writes both hashes into the header of the sink's current file, which is complete but for them. */
-export async function writeHashes({ dataBegin, modelAt, legacyAt, legacyHeader }: HashesValue, sink: Sink, createHasher: CreateHasher, checkpoint: () => Promise<void>): Promise<void> {
-  const legacy = await createHasher()
-  const file = await sink.written()
-  for (const bytes of await legacyPart(file, dataBegin, legacyHeader)) legacy.update(bytes)
-  const model = await hashOf(file, createHasher, checkpoint, dataBegin)
-  const text = new TextEncoder()
-  await sink.rewrite(modelAt, text.encode(model))
-  await sink.rewrite(legacyAt, text.encode(legacy.digest().slice(0, 8)))
+  private constructor(hashes: HashesValue, model: Hasher, legacy: Hasher) {
+    const { legacyHeader, ...places } = hashes
+    this.#hashes = places
+    this.#model = model
+    this.#legacy = legacy
+    legacy.update(legacyHeader.subarray(legacyBegin, legacyEnd))
+    const inFile = (offset: number): number => places.dataBegin + Math.max(0, offset - legacyHeader.length)
+    this.#legacyRange = [inFile(legacyBegin), inFile(legacyEnd)]
+  }
+
+  static async create(hashes: HashesValue, createHasher: CreateHasher): Promise<KohyaHashes> {
+    return new KohyaHashes(hashes, await createHasher(), await createHasher())
+  }
+
+  /** Takes the next bytes of the file, which begin with its header. */
+  update(bytes: Uint8Array): void {
+    const within = (begin: number, end: number): Uint8Array => bytes.subarray(Math.max(0, begin - this.#position), Math.max(0, end - this.#position))
+    this.#model.update(within(this.#hashes.dataBegin, Infinity))
+    this.#legacy.update(within(...this.#legacyRange))
+    this.#position += bytes.length
+  }
+
+  /** Writes both hashes into the header of the sink's current file, which is complete but for them. */
+  async write(sink: Sink): Promise<void> {
+    const text = new TextEncoder()
+    await sink.rewrite(this.#hashes.modelAt, text.encode(this.#model.digest()))
+    await sink.rewrite(this.#hashes.legacyAt, text.encode(this.#legacy.digest().slice(0, 8)))
+  }
 }

@@ -7,7 +7,7 @@ import { cancelledError, MergeError } from './error.js'
 import type { MainModule, PlanValue, ReportValue, SurveyValue } from './generated/core-single.mjs'
 import { partsOfMethods } from './generated/registry.js'
 import { FileHasher, type CreateHasher } from './hash.js'
-import { writeHashes } from './kohya-hashes.js'
+import { KohyaHashes } from './kohya-hashes.js'
 import { helpLeader, leadHelper, type BatchResult } from './lanes.js'
 import { loaded } from './load.js'
 import type { PartSink } from './part.js'
@@ -334,16 +334,24 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
     const sink = part ?? (await tools.openSink(output, plan.configFile === '' ? [plan.tensorFile] : [plan.tensorFile, plan.configFile]))
     try {
       if (part) mustReadBack(sink, 'the header of a part is written last')
-      if (wantsHashes || session.outputHashes().areWritten) mustReadBack(sink, 'hashes (in a kohya file those of its metadata) are made by reading the result once more')
+      const hashes = session.outputHashes()
+      if (hashes.areWritten) mustReadBack(sink, "a kohya file's hashes of itself are written last, into its header")
+      if (wantsHashes) mustReadBack(sink, 'hashes are made by reading the result once more')
+      // A part knows only some of the bytes.
+      const kohyaHashes = hashes.areWritten && !part ? await KohyaHashes.create(hashes, tools.createHasher) : undefined
+      const write = async (bytes: Uint8Array): Promise<void> => {
+        kohyaHashes?.update(bytes)
+        await sink.write(bytes)
+      }
       await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
-      await sink.write(session.outputHeader())
+      await write(session.outputHeader())
       // Of a shard's modules only.
       const reports: { readonly number: number; readonly report: ReportValue }[] = []
       const merged: ModuleReport[] = []
       let bytesDone = surveyBytes
       let modulesDone = 0
       const memoryBytes = await runBatches(tools, session, sources, planned, own, use, { isSurvey: false, inputHashes, energies }, listener, async (batch, result) => {
-        await sink.write(result.bytes)
+        await write(result.bytes)
         const found = result.reports.map((report, i) => ({ number: batch.firstModule + i, report }))
         const told = found.map(({ number, report }) => moduleReport(plan, number, report))
         // A part has them as the core gives them.
@@ -354,8 +362,7 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
         modulesDone += batch.modules
         progress(bytesDone, modulesDone)
       })
-      const hashes = session.outputHashes()
-      if (hashes.areWritten && !part) await writeHashes(hashes, sink, tools.createHasher, checkpoint)
+      await kohyaHashes?.write(sink)
       if (wantsHashes && !part) outputHashes.push(await hasher.digest(await sink.written()))
       if (plan.configFile !== '') {
         const config = new TextEncoder().encode(plan.config)
