@@ -102,7 +102,7 @@ void shareInputs(GroupUnits& group, std::span<const ModuleUnits> feeders,
       group.groupFold.push_back(units->rows.foldA[u]);
     }
     for (const size_t unit : units->pool.firstUnits()) inputs.firstUnits.push_back(base + unit);
-    // Where the next member begins, that it says.
+    // Its end is where the next member begins.
     inputs.firstUnits.pop_back();
     for (Matrix& within : withinDeltas(units->pool, unitCovariance)) {
       for (size_t e = 0; e < within.rows() * within.columns(); ++e) within.data()[e] *= strength;
