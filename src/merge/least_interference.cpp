@@ -72,7 +72,7 @@ Matrix timesCovariance(const Matrix& left, const InputGroup& group, std::span<co
   Matrix result(left.rows(), left.columns());
   for (size_t d = 0; d < group.within.size(); ++d) {
     const size_t first = group.firstUnits[d], r = group.within[d].rows();
-    if (weights[d] == 0 || r == 0) continue;
+    if (weights[d] == 0) continue;
     Matrix own(left.rows(), r), weighted(r, r);
     for (size_t i = 0; i < own.rows(); ++i)
       std::ranges::copy(left.row(i).subspan(first, r), own.row(i).begin());

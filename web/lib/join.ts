@@ -6,7 +6,7 @@ import { MergeError } from './error.js'
 import type { ReportValue } from './generated/core-single.mjs'
 import { formatFiles } from './generated/registry.js'
 import { FileHasher, type Hasher } from './hash.js'
-import { KohyaHashes } from './kohya-hashes.js'
+import { fileWriter, type FileWriter } from './kohya-hashes.js'
 import { partKey, partTensors, type PartDescription, type PartPlan, type PartReport } from './part.js'
 import type { JoinOutcome } from './protocol.js'
 import { moduleReport } from './report.js'
@@ -216,8 +216,8 @@ function rangesOf(parts: readonly Part[], headerBytes: number, bytes: number): R
   return ranges
 }
 
-/** Copies ranges by `write`; the next piece is on its way while one is written. */
-async function copy(ranges: readonly ResultRange[], write: (bytes: Uint8Array) => Promise<void>, checkpoint: (bytesDone: number) => Promise<void>): Promise<void> {
+/** Copies ranges to the file; the next piece is on its way while one is written. */
+async function copy(ranges: readonly ResultRange[], writer: FileWriter, checkpoint: (bytesDone: number) => Promise<void>): Promise<void> {
   const pieces = ranges.flatMap(({ part, at, length }) =>
     Array.from({ length: Math.ceil(length / pieceBytes) }, (_, i) => ({ part, begin: at + i * pieceBytes, length: Math.min(pieceBytes, length - i * pieceBytes) })),
   )
@@ -237,7 +237,7 @@ async function copy(ranges: readonly ResultRange[], write: (bytes: Uint8Array) =
     part.hasher.update(bytes)
     next = start(i + 1)
     await checkpoint(done)
-    await write(bytes)
+    await writer.write(bytes)
     done += length
   }
 }
@@ -298,18 +298,13 @@ export async function join(tools: Tools, references: readonly FileReference[], o
     const progress = (done: number): void => listener.progress({ fraction: Math.min(done / bytes, 0.999), modulesDone: Math.floor((done / bytes) * modules.length), modules: modules.length })
     const sink = await tools.openSink(output, configFile === '' ? [file] : [file, configFile])
     try {
-      if (hashes) mustReadBack(sink, "a kohya file's hashes of itself are written last, into its header")
+      const writer = await fileWriter(sink, hashes && { areWritten: true, ...hashes, legacyHeader }, tools.createHasher)
       if (wantsHashes) mustReadBack(sink, 'hashes are made by reading the result once more')
-      const kohyaHashes = hashes && (await KohyaHashes.create({ areWritten: true, ...hashes, legacyHeader }, tools.createHasher))
-      const write = async (bytes: Uint8Array): Promise<void> => {
-        kohyaHashes?.update(bytes)
-        await sink.write(bytes)
-      }
       const outputs: string[] = []
       await sink.begin({ name: file, size: bytes })
-      await write(header)
+      await writer.write(header)
       for (const part of parts) await hashAround(part, false)
-      await copy(ranges, write, async done => {
+      await copy(ranges, writer, async done => {
         await checkpoint()
         progress(done)
       })
@@ -317,7 +312,7 @@ export async function join(tools: Tools, references: readonly FileReference[], o
         await hashAround(part, true)
         if (part.hasher.digest() !== digests[i]) throw bad(part.source.name, 'is damaged: its bytes are not those that were written; copy it again, or compute it again')
       }
-      await kohyaHashes?.write(sink)
+      await writer.complete()
       if (wantsHashes) outputs.push(await hasher.digest(await sink.written()))
       if (configFile !== '') {
         await sink.begin({ name: configFile, size: config.length })

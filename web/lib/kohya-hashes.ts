@@ -3,7 +3,7 @@
 
 import type { HashesValue } from './generated/core-single.mjs'
 import type { CreateHasher, Hasher } from './hash.js'
-import type { Sink } from './sink.js'
+import { mustReadBack, type Sink } from './sink.js'
 
 /** The bytes that the old hash of Stable Diffusion's user interfaces looks at. */
 const legacyBegin = 0x10_0000
@@ -46,5 +46,27 @@ export class KohyaHashes {
     const text = new TextEncoder()
     await sink.rewrite(this.#hashes.modelAt, text.encode(this.#model.digest()))
     await sink.rewrite(this.#hashes.legacyAt, text.encode(this.#legacy.digest().slice(0, 8)))
+  }
+}
+
+/** A file on its way into a sink. */
+export interface FileWriter {
+  /** Takes the next bytes, as Sink.write() does. */
+  write(bytes: Uint8Array): Promise<void>
+  /** Writes what is only known when all bytes are. */
+  complete(): Promise<void>
+}
+
+/** Writes the sink's next file, which is to have `hashes` of itself in its header. Rejects with not_supported where the sink only goes forward. */
+export async function fileWriter(sink: Sink, hashes: HashesValue | undefined, createHasher: CreateHasher): Promise<FileWriter> {
+  if (!hashes) return { write: bytes => sink.write(bytes), complete: () => Promise.resolve() }
+  mustReadBack(sink, "a kohya file's hashes of itself are written last, into its header")
+  const made = await KohyaHashes.create(hashes, createHasher)
+  return {
+    write: bytes => {
+      made.update(bytes)
+      return sink.write(bytes)
+    },
+    complete: () => made.write(sink),
   }
 }

@@ -7,7 +7,7 @@ import { cancelledError, MergeError } from './error.js'
 import type { MainModule, PlanValue, ReportValue, SurveyValue } from './generated/core-single.mjs'
 import { partsOfMethods } from './generated/registry.js'
 import { FileHasher, type CreateHasher } from './hash.js'
-import { KohyaHashes } from './kohya-hashes.js'
+import { fileWriter } from './kohya-hashes.js'
 import { helpLeader, leadHelper, type BatchResult } from './lanes.js'
 import { loaded } from './load.js'
 import type { PartSink } from './part.js'
@@ -335,23 +335,18 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
     try {
       if (part) mustReadBack(sink, 'the header of a part is written last')
       const hashes = session.outputHashes()
-      if (hashes.areWritten) mustReadBack(sink, "a kohya file's hashes of itself are written last, into its header")
-      if (wantsHashes) mustReadBack(sink, 'hashes are made by reading the result once more')
       // A part knows only some of the bytes.
-      const kohyaHashes = hashes.areWritten && !part ? await KohyaHashes.create(hashes, tools.createHasher) : undefined
-      const write = async (bytes: Uint8Array): Promise<void> => {
-        kohyaHashes?.update(bytes)
-        await sink.write(bytes)
-      }
+      const writer = await fileWriter(sink, hashes.areWritten && !part ? hashes : undefined, tools.createHasher)
+      if (wantsHashes) mustReadBack(sink, 'hashes are made by reading the result once more')
       await sink.begin({ name: plan.tensorFile, size: plan.outputBytes })
-      await write(session.outputHeader())
+      await writer.write(session.outputHeader())
       // Of a shard's modules only.
       const reports: { readonly number: number; readonly report: ReportValue }[] = []
       const merged: ModuleReport[] = []
       let bytesDone = surveyBytes
       let modulesDone = 0
       const memoryBytes = await runBatches(tools, session, sources, planned, own, use, { isSurvey: false, inputHashes, energies }, listener, async (batch, result) => {
-        await write(result.bytes)
+        await writer.write(result.bytes)
         const found = result.reports.map((report, i) => ({ number: batch.firstModule + i, report }))
         const told = found.map(({ number, report }) => moduleReport(plan, number, report))
         // A part has them as the core gives them.
@@ -362,7 +357,7 @@ export async function merge(tools: Tools, job: Job, effort: Effort, output: Outp
         modulesDone += batch.modules
         progress(bytesDone, modulesDone)
       })
-      await kohyaHashes?.write(sink)
+      await writer.complete()
       if (wantsHashes && !part) outputHashes.push(await hasher.digest(await sink.written()))
       if (plan.configFile !== '') {
         const config = new TextEncoder().encode(plan.config)
